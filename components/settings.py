@@ -1,0 +1,86 @@
+"""Where things are: the only module that reads environment variables.
+
+Every setting has a default that makes a laptop work; a cluster sets `AFFECT_*` (and the usual `AWS_*` for an
+S3 endpoint) in the environment of its pods.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+# Ray puts sockets below its temporary folder, and Linux limits a socket's path to 107 bytes.
+_LONGEST_RAY_FOLDER = 40
+
+
+class Settings(BaseSettings):
+    """The place of the storage, the compute and the servers, read once from `AFFECT_*` variables."""
+
+    model_config = SettingsConfigDict(env_prefix="AFFECT_", extra="forbid", frozen=True)
+
+    home: Path = Field(
+        default=PROJECT_ROOT / ".affect",
+        description="Folder of all local state: deleting it is a clean start.",
+    )
+    storage_url: str = Field(
+        default="",
+        description="Where bundles, checkpoints and the release log are kept: a folder or s3://bucket/prefix.",
+    )
+    ray_address: str = Field(
+        default="", description="host:port of a running Ray; empty starts one for the call."
+    )
+    host: str = Field(default="127.0.0.1", description="Address that the laptop's servers bind to.")
+    prefect_port: int = Field(default=4200, ge=1, le=65535)
+    ray_port: int = Field(default=6379, ge=1, le=65535)
+    dashboard_port: int = Field(default=8265, ge=1, le=65535)
+    serve_port: int = Field(default=8000, ge=1, le=65535)
+    parent_pid: int = Field(default=0, description="A stage ends itself when this process is gone; 0: never.")
+    commit: str = Field(default="", description="Commit of the code when there is no git, as in an image.")
+
+    def model_post_init(self, _context: object) -> None:
+        object.__setattr__(self, "home", self.home.expanduser().resolve())
+        if not self.storage_url:
+            object.__setattr__(self, "storage_url", str(self.home / "store"))
+
+    @property
+    def prefect_url(self) -> str:
+        return f"http://{self.host}:{self.prefect_port}"
+
+    @property
+    def dashboard_url(self) -> str:
+        return f"http://{self.host}:{self.dashboard_port}"
+
+    @property
+    def endpoint_url(self) -> str:
+        return f"http://{self.host}:{self.serve_port}"
+
+    @cached_property
+    def ray_folder(self) -> Path:
+        """Ray's temporary folder: below `home`, or below /tmp when that path is too long for a socket."""
+        inside = self.home / "ray"
+        if len(str(inside)) <= _LONGEST_RAY_FOLDER:
+            return inside
+        return Path("/tmp") / f"affect-{hashlib.sha256(str(self.home).encode()).hexdigest()[:8]}"
+
+    def environment(self) -> dict[str, str]:
+        """The variables that make a child process see these very settings."""
+        values = self.model_dump(exclude={"parent_pid"})
+        return {f"AFFECT_{name.upper()}": str(value) for name, value in values.items() if value != ""}
+
+
+def load() -> Settings:
+    """Read the settings from the environment."""
+    return Settings()
+
+
+def inherited_environment() -> dict[str, str]:
+    """This process's environment, for a child that is given it with additions."""
+    return dict(os.environ)

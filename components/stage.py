@@ -1,0 +1,82 @@
+"""What every stage shares as a process: one-line errors, progress lines, and ending with the run that started it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from components import settings
+
+PROGRESS_MARK = "@progress "
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is: `done` of `total`, in units that the message names."""
+
+    stage: str
+    done: float
+    total: float
+    message: str
+
+
+def progress(*, stage: str, done: float, total: float, message: str) -> None:
+    """Tell whoever follows the run how far it is: one line on standard output, also from a Ray worker."""
+    line = json.dumps(asdict(Progress(stage, done, total, message)))
+    print(f"{PROGRESS_MARK}{line}", flush=True)
+
+
+def read_progress(line: str) -> Progress | None:
+    """The progress that a line of a stage's output tells, or None for any other line.
+
+    Ray puts its worker's name before a worker's line, so the mark may stand anywhere in it.
+    """
+    _, mark, text = line.partition(PROGRESS_MARK)
+    if not mark:
+        return None
+    try:
+        values = json.loads(text.strip().removesuffix("\x1b[0m"))
+        return Progress(**values)
+    except (json.JSONDecodeError, TypeError):
+        return None
+
+
+def run_stage(main: Callable[[], None]) -> None:
+    """Run a stage's `main` as a process of its own.
+
+    A mistake in the input ends it with status 1 and one line on standard error; a mistake in the program keeps
+    its traceback.
+    """
+    _end_with_parent(settings.load().parent_pid)
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line, with its type where the message alone says too little."""
+    text = " ".join(str(error).split())
+    return text if text else type(error).__name__
+
+
+def _end_with_parent(parent_pid: int) -> None:
+    """End this process when `parent_pid` is gone: a killed run must not leave a trainer that writes on."""
+    if not parent_pid:
+        return
+    try:
+        descriptor = os.pidfd_open(parent_pid)
+    except ProcessLookupError:
+        sys.exit(f"error: the run that started this stage (process {parent_pid}) is gone")
+
+    def wait() -> None:
+        select.select([descriptor], [], [])
+        os._exit(1)
+
+    threading.Thread(target=wait, name="end-with-parent", daemon=True).start()
