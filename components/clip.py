@@ -49,9 +49,7 @@ class Clip:
         if not self.clip_id:
             raise ValueError("clip_id is empty: every clip needs a name of its own")
         if not self.speaker_id:
-            raise ValueError(
-                f"clip {self.clip_id}: speaker_id is empty; splits are drawn by speaker, so name one"
-            )
+            raise ValueError(f"clip {self.clip_id}: speaker_id is empty; splits are drawn by speaker, so name one")
         if self.split is not None and self.split not in SPLITS:
             raise ValueError(f"clip {self.clip_id}: split {self.split!r} is none of {', '.join(SPLITS)}")
         if self.audio_uri is None and self.video_uri is None and self.transcript is None:

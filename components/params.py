@@ -35,9 +35,7 @@ class Corpus(Section):
     """One corpus and where it lies."""
 
     dataset: str = Field("synthetic", description="Name of the corpus: a module of components/datasets.")
-    root: str | None = Field(
-        None, description="Folder of the release, or the table's file; none for synthetic."
-    )
+    root: str | None = Field(None, description="Folder of the release, or the table's file; none for synthetic.")
 
 
 class Gates(Section):
@@ -58,9 +56,7 @@ class Ingest(Section):
 
     min_duration_s: float = Field(0.3, gt=0, description="Shorter clips are rejected, in seconds.")
     max_duration_s: float = Field(120.0, gt=0, description="Longer clips are rejected, in seconds.")
-    max_rejected_share: float = Field(
-        0.2, ge=0, le=1, description="More rejected clips than this share stop the run."
-    )
+    max_rejected_share: float = Field(0.2, ge=0, le=1, description="More rejected clips than this share stop the run.")
     validation_share: float = Field(0.17, gt=0, lt=1, description="Share of speakers for choosing the epoch.")
     test_share: float = Field(0.25, gt=0, lt=1, description="Share of speakers held out for the figures.")
     test_speakers: list[str] = Field([], description="Hold out these speakers instead of drawing them.")
@@ -82,9 +78,7 @@ class AudioFeatures(Section):
     num_mels: int = Field(40, ge=8, le=128)
     window_s: float = Field(0.025, gt=0)
     hop_s: float = Field(0.010, gt=0)
-    stack: int = Field(
-        4, ge=1, description="Frames joined into one step: 4 hops of 10 ms are 25 steps a second."
-    )
+    stack: int = Field(4, ge=1, description="Frames joined into one step: 4 hops of 10 ms are 25 steps a second.")
 
 
 class VideoFeatures(Section):
@@ -109,9 +103,7 @@ class Features(Section):
     audio: AudioFeatures = AudioFeatures()
     video: VideoFeatures = VideoFeatures()
     text: TextFeatures = TextFeatures()
-    max_duration_s: float = Field(
-        20.0, gt=0, description="Longer clips are cut here, and the answer says so."
-    )
+    max_duration_s: float = Field(20.0, gt=0, description="Longer clips are cut here, and the answer says so.")
     clips_per_shard: int = Field(128, ge=1)
 
 
@@ -147,22 +139,16 @@ class Pretrain(Optimization):
     enabled: bool = Field(True, description="False trains from scratch.")
     mask_share: float = Field(0.15, gt=0, lt=1, description="Positions of each modality that are masked.")
     mask_span: int = Field(3, ge=1, description="Neighbouring audio and video steps masked together.")
-    modality_mask_share: float = Field(
-        0.2, ge=0, lt=1, description="Clips whose one modality is masked as a whole."
-    )
+    modality_mask_share: float = Field(0.2, ge=0, lt=1, description="Clips whose one modality is masked as a whole.")
     loss_weights: tuple[float, float, float] = Field((1.0, 1.0, 1.0), description="Audio, video, text.")
 
 
 class Finetune(Optimization):
     """Classification with labels."""
 
-    modality_dropout: float = Field(
-        0.2, ge=0, lt=1, description="Chance that a present modality is left out."
-    )
+    modality_dropout: float = Field(0.2, ge=0, lt=1, description="Chance that a present modality is left out.")
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    label_share: float = Field(
-        1.0, gt=0, le=1, description="Share of the labelled training clips used, by class."
-    )
+    label_share: float = Field(1.0, gt=0, le=1, description="Share of the labelled training clips used, by class.")
 
 
 class Recipe(Section):
@@ -181,14 +167,10 @@ class Choices(Section):
 
     recipe: str = Field("quick", description="System and settings: a file of components/recipes.")
     finetune_on: Corpus = Field(Corpus(), description="Labelled corpus.")
-    pretrain_on: Corpus | None = Field(
-        None, description="Unlabelled corpus; none: the training part of the first."
-    )
+    pretrain_on: Corpus | None = Field(None, description="Unlabelled corpus; none: the training part of the first.")
     seed: int = Field(0, ge=0)
     gates: Gates = Gates()
-    overrides: dict[str, Any] = Field(
-        {}, description="Settings of the recipe to replace, in the recipe's shape."
-    )
+    overrides: dict[str, Any] = Field({}, description="Settings of the recipe to replace, in the recipe's shape.")
 
 
 class Params(Recipe):
@@ -219,9 +201,7 @@ def parse(model: type[SectionType], values: object, *, source: str) -> SectionTy
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             known = _known_keys(model, first["loc"][:-1])
-            raise ValueError(
-                f"{source}: unknown key {where}{_nearest(str(first['loc'][-1]), known)}"
-            ) from error
+            raise ValueError(f"{source}: unknown key {where}{_nearest(str(first['loc'][-1]), known)}") from error
         raise ValueError(f"{source}: {where} = {first['input']!r}: {first['msg']}") from error
 
 
@@ -267,9 +247,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         ValueError: the file is damaged.
     """
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing: run `dvc repro` (or `python -m components.params`) first"
-        )
+        raise FileNotFoundError(f"{path} is missing: run `dvc repro` (or `python -m components.params`) first")
     return parse(Params, _read_yaml(path), source=str(path))
 
 

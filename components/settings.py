@@ -10,7 +10,6 @@ import hashlib
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -34,9 +33,7 @@ class Settings(BaseSettings):
         default="",
         description="Where bundles, checkpoints and the release log are kept: a folder or s3://bucket/prefix.",
     )
-    ray_address: str = Field(
-        default="", description="host:port of a running Ray; empty starts one for the call."
-    )
+    ray_address: str = Field(default="", description="host:port of a running Ray; empty starts one for the call.")
     host: str = Field(default="127.0.0.1", description="Address that the laptop's servers bind to.")
     prefect_port: int = Field(default=4200, ge=1, le=65535)
     ray_port: int = Field(default=6379, ge=1, le=65535)

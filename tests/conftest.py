@@ -25,7 +25,7 @@ os.environ.update(
 
 
 @pytest.fixture(scope="session")
-def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def ray_address() -> Iterator[str]:
     """Address of a Ray that lives as long as the test session, for stages run as processes of their own."""
     import ray
 
