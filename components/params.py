@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.json_schema import SkipJsonSchema
 
 from components.storage import write_atomically
 
@@ -36,6 +37,9 @@ class Corpus(Section):
 
     dataset: str = Field("synthetic", description="Name of the corpus: a module of components/datasets.")
     root: str | None = Field(None, description="Folder of the release, or the table's file; none for synthetic.")
+    # Set when a run is prepared: DVC does not look outside its repository, so this is what tells it that files
+    # of the corpus came, went or changed.
+    fingerprint: SkipJsonSchema[str | None] = None
 
 
 class Gates(Section):

@@ -1,0 +1,192 @@
+"""The `affect` command: start the platform, train, predict, and see what is live."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from components.params import Choices, Corpus, load_choices, resolve, with_setting
+from components.settings import PROJECT_ROOT, Settings
+from components.settings import load as load_settings
+from components.stage import one_line
+
+app = typer.Typer(
+    name="affect",
+    help="Emotion recognition from audio, video and words: train, gate, serve, and start again.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else.")]
+
+_messages = Console(stderr=True, highlight=False)
+
+
+@app.command()
+def up(as_json: AsJson = False) -> None:
+    """Start the platform on this machine: Prefect with its UI, Ray, the deployments and the endpoint."""
+    from flows import laptop
+
+    with _told_errors():
+        settings = load_settings()
+        laptop.up(settings, _tell)
+        _show_status(settings, as_json)
+
+
+@app.command()
+def down(as_json: AsJson = False) -> None:
+    """End the platform and every process that belongs to it. Data, models and releases stay."""
+    from flows import laptop
+
+    with _told_errors():
+        count = laptop.down(load_settings())
+        _answer({"ended_processes": count}, as_json, lambda: print(f"ended {count} processes"))
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Show what runs, where, and which release is live."""
+    with _told_errors():
+        _show_status(load_settings(), as_json)
+
+
+@app.command()
+def retrain(
+    recipe: Annotated[str | None, typer.Option(help="System and settings: a file of components/recipes.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Labelled corpus: synthetic, ravdess, table, ...")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the corpus, or the table's file.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of splits, weights and batches.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting of the recipe, such as finetune.num_epochs=3.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the retrain deployment as the Run button does, and follow it to its end.
+
+    What is not given comes from params.yaml. Ctrl-C cancels the run; the same command goes on where it stopped.
+    """
+    from flows import following, summary
+
+    with _told_errors():
+        settings = load_settings()
+        choices = _choices(recipe, dataset, data_root, seed, setting or [])
+        run_id = following.start("retrain/retrain", {"choices": choices.model_dump(mode="json")}, settings)
+        _tell(f"run {settings.prefect_url}/runs/flow-run/{run_id}")
+        state = following.follow(run_id, settings)
+        outcome = summary.of_run(run_id, state, settings)
+        _answer(outcome, as_json, lambda: summary.show(outcome))
+        if not state.is_completed():
+            sys.exit(1)
+
+
+@app.command()
+def predict(
+    clip: Annotated[Path | None, typer.Argument(help="Recording; none takes one that no training has seen.")] = None,
+    text: Annotated[str | None, typer.Option(help="The words that are said in it.")] = None,
+    url: Annotated[str | None, typer.Option(help="Endpoint; the laptop's when not given.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the endpoint for the emotion of a recording, of words, or of both."""
+    from flows import summary
+    from serving.client import Client
+
+    with _told_errors():
+        settings = load_settings()
+        known = None
+        if clip is None and text is None:
+            known = summary.held_out_clip(settings)
+            clip, text = known.path, known.transcript
+        answer = Client(url or settings.endpoint_url).predict(clip, text=text)
+        document = answer.model_dump(mode="json")
+        if known:
+            document["clip"] = {"path": str(known.path), "speaker": known.speaker_id, "actual": known.actual}
+        _answer(document, as_json, lambda: summary.show_prediction(document))
+
+
+@app.command()
+def releases(as_json: AsJson = False) -> None:
+    """List what was live when, and why."""
+    from components.registry import Registry
+    from components.storage import Storage
+    from flows import summary
+
+    with _told_errors():
+        log = [asdict(release) for release in Registry(Storage(load_settings().storage_url)).releases()]
+        _answer(log, as_json, lambda: summary.show_releases(log))
+
+
+@app.command()
+def bench(
+    name: Annotated[str | None, typer.Argument(help="Benchmark of tests/benchmarks; none runs all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a benchmark, and keep its JSON and picture under .affect/bench."""
+    with _told_errors():
+        sys.path.insert(0, str(PROJECT_ROOT))
+        from tests.benchmarks import run
+
+        report = run.run(name, load_settings().home / "bench", _tell)
+        _answer(report, as_json, lambda: run.show(report))
+
+
+def _choices(
+    recipe: str | None, dataset: str | None, data_root: Path | None, seed: int | None, assignments: list[str]
+) -> Choices:
+    choices = load_choices(PROJECT_ROOT / "params.yaml")
+    changes: dict[str, Any] = {}
+    if recipe is not None:
+        changes["recipe"] = recipe
+    if dataset is not None or data_root is not None:
+        root = str(data_root.expanduser().resolve()) if data_root else None
+        changes["finetune_on"] = Corpus(dataset=dataset or choices.finetune_on.dataset, root=root)
+    if seed is not None:
+        changes["seed"] = seed
+    choices = choices.model_copy(update=changes)
+    for assignment in assignments:
+        choices = with_setting(choices, assignment)
+    # Refuse here what a run would refuse later.
+    resolve(choices)
+    return choices
+
+
+def _show_status(settings: Settings, as_json: bool) -> None:
+    from flows import laptop, summary
+
+    now = laptop.status(settings)
+    _answer(asdict(now), as_json, lambda: summary.show_status(now))
+
+
+def _answer(document: Any, as_json: bool, show: Callable[[], None]) -> None:
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        show()
+
+
+def _tell(message: str) -> None:
+    _messages.print(message)
+
+
+@contextmanager
+def _told_errors() -> Iterator[None]:
+    """End with one line and status 1 for what a user can mend; anything else keeps its traceback."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        _messages.print(f"error: {one_line(error)}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    app()

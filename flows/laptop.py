@@ -1,0 +1,232 @@
+"""The platform on one machine: a Prefect server with its UI, a Ray, the served deployments, and the endpoint."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Crashed
+
+from components.registry import Registry
+from components.settings import PROJECT_ROOT, Settings
+from components.storage import Storage
+from flows import processes
+from serving import ray_app
+
+_START_TIMEOUT_S = 120.0
+_OBJECT_STORE_BYTES = 300 * 1024 * 1024
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Status:
+    """What runs, and where."""
+
+    prefect: bool
+    ray: bool
+    runner: bool
+    endpoint: str
+    release: int | None
+    urls: dict[str, str]
+
+    @property
+    def is_up(self) -> bool:
+        return self.prefect and self.ray and self.runner
+
+
+def up(settings: Settings, tell: Tell) -> None:
+    """Start what does not run yet. Calling it again changes nothing.
+
+    Raises:
+        ValueError: a port is in use.
+        RuntimeError: a server did not start.
+    """
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with _only_one(settings):
+        _start_servers(settings, tell)
+        _start_runner(settings, tell)
+        _restore_endpoint(settings, tell)
+
+
+def down(settings: Settings) -> int:
+    """End the platform. Returns the number of processes that were ended."""
+    if processes.is_running("prefect", settings) and processes.is_running("runner", settings):
+        _crash_unfinished_runs(settings, "the platform was stopped")
+    count = processes.stop(settings)
+    shutil.rmtree(settings.ray_folder, ignore_errors=True)
+    return count
+
+
+def status(settings: Settings) -> Status:
+    """What runs now."""
+    champion = Registry(Storage(settings.storage_url)).champion()
+    return Status(
+        prefect=processes.is_running("prefect", settings),
+        ray=processes.is_running("ray", settings),
+        runner=processes.is_running("runner", settings),
+        endpoint=_endpoint_state(settings),
+        release=champion.number if champion else None,
+        urls=urls(settings),
+    )
+
+
+def urls(settings: Settings) -> dict[str, str]:
+    """The addresses that a person opens."""
+    return {
+        "prefect": settings.prefect_url,
+        "ray": settings.dashboard_url,
+        "endpoint": settings.endpoint_url,
+        "docs": f"{settings.endpoint_url}/docs",
+    }
+
+
+def client_environment(settings: Settings) -> dict[str, str]:
+    """Variables with which a process talks to this platform's Prefect and Ray."""
+    return {
+        **settings.environment(),
+        "PREFECT_HOME": str(settings.home / "prefect"),
+        "PREFECT_API_URL": f"{settings.prefect_url}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "DO_NOT_TRACK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "AFFECT_RAY_ADDRESS": f"{settings.host}:{settings.ray_port}",
+        "PYTHONPATH": str(PROJECT_ROOT),
+    }
+
+
+def _start_servers(settings: Settings, tell: Tell) -> None:
+    starting = []
+    if not processes.is_running("prefect", settings):
+        processes.stop(settings, "prefect")
+        processes.require_free_port(settings.prefect_port, "the Prefect server", "AFFECT_PREFECT_PORT", settings.host)
+        starting.append("prefect")
+    if not processes.is_running("ray", settings):
+        processes.stop(settings, "ray")
+        for port, what, variable in (
+            (settings.ray_port, "Ray", "AFFECT_RAY_PORT"),
+            (settings.dashboard_port, "the Ray dashboard", "AFFECT_DASHBOARD_PORT"),
+            (settings.serve_port, "the endpoint", "AFFECT_SERVE_PORT"),
+        ):
+            processes.require_free_port(port, what, variable, settings.host)
+        starting.append("ray")
+    if starting:
+        tell(f"starting {' and '.join(starting)}")
+    if "prefect" in starting:
+        _start_prefect(settings)
+    if "ray" in starting:
+        _start_ray(settings)
+    if "prefect" in starting:
+        health = f"{settings.prefect_url}/api/health"
+        processes.wait_until(lambda: _answers(health), "prefect", settings, _START_TIMEOUT_S)
+    if "ray" in starting:
+        version = f"{settings.dashboard_url}/api/version"
+        processes.wait_until(lambda: _answers(version), "ray", settings, _START_TIMEOUT_S)
+
+
+def _start_prefect(settings: Settings) -> None:
+    processes.start(
+        "prefect",
+        [
+            *(sys.executable, "-m", "prefect", "server", "start"),
+            *("--host", settings.host, "--port", str(settings.prefect_port)),
+        ],
+        settings,
+        {**client_environment(settings), "PREFECT_UI_API_URL": f"{settings.prefect_url}/api"},
+    )
+
+
+def _start_ray(settings: Settings) -> None:
+    shutil.rmtree(settings.ray_folder, ignore_errors=True)
+    settings.ray_folder.mkdir(parents=True)
+    free = [str(processes.free_port(settings.host)) for _ in range(5)]
+    processes.start(
+        "ray",
+        [
+            *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"),
+            *("--node-ip-address", settings.host, "--port", str(settings.ray_port)),
+            *("--include-dashboard", "true", "--dashboard-host", settings.host),
+            *("--dashboard-port", str(settings.dashboard_port)),
+            *("--dashboard-agent-listen-port", free[0], "--dashboard-agent-grpc-port", free[1]),
+            *("--ray-client-server-port", free[2], "--metrics-export-port", free[3]),
+            *("--runtime-env-agent-port", free[4]),
+            # One more than there are, for the endpoint's replica beside a training on all of them.
+            *("--num-cpus", str(max(2, os.cpu_count() or 2) + 1)),
+            *("--object-store-memory", str(_OBJECT_STORE_BYTES)),
+            *("--temp-dir", str(settings.ray_folder), "--disable-usage-stats"),
+        ],
+        settings,
+        # `ray start` asks for no token by default; it listens on the loopback address only.
+        {**client_environment(settings), "RAY_AUTH_MODE": "disabled"},
+    )
+
+
+def _start_runner(settings: Settings, tell: Tell) -> None:
+    if processes.is_running("runner", settings):
+        return
+    # Runs of a former runner have no parent left to report their end.
+    processes.stop(settings, "runner")
+    _crash_unfinished_runs(settings, "the platform was started again")
+    tell("serving the deployments")
+    ready = settings.home / "platform" / "runner.ready"
+    ready.unlink(missing_ok=True)
+    processes.start(
+        "runner",
+        [sys.executable, "-m", "flows.deployments", "--ready-file", str(ready)],
+        settings,
+        {**client_environment(settings), "RAY_AUTH_MODE": "disabled"},
+    )
+    processes.wait_until(ready.exists, "runner", settings, _START_TIMEOUT_S)
+
+
+def _restore_endpoint(settings: Settings, tell: Tell) -> None:
+    """Deploy the endpoint with the last release, or without a model when there is none."""
+    if _endpoint_state(settings) != "down":
+        return
+    champion = Registry(Storage(settings.storage_url)).champion()
+    tell(
+        f"deploying the endpoint with release {champion.number}" if champion else "deploying the endpoint, no model yet"
+    )
+    ray_app.deploy(settings, champion)
+
+
+def _endpoint_state(settings: Settings) -> str:
+    try:
+        answer = httpx.get(f"{settings.endpoint_url}/readyz", timeout=5.0)
+    except httpx.HTTPError:
+        return "down"
+    return "ready" if answer.status_code == 200 else "no model"
+
+
+def _crash_unfinished_runs(settings: Settings, why: str) -> None:
+    """Say of every run that nobody works on any more that it crashed, so that none stays Running for ever."""
+    unfinished = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}})
+    with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}), get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=unfinished):
+            client.set_flow_run_state(run.id, Crashed(message=f"Its process is gone: {why}."), force=True)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2.0).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@contextmanager
+def _only_one(settings: Settings) -> Iterator[None]:
+    """Two `affect up` at once would start everything twice."""
+    with (settings.home / "up.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

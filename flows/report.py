@@ -1,0 +1,98 @@
+"""What a run leaves in the Prefect UI: tables and pictures of its figures, its gates and its release."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+
+from components.gates import GateResult
+from components.registry import Release
+
+
+def publish_training(folder: Path) -> None:
+    """Figures, confusion matrix and loss curves of a run's folder."""
+    metrics = json.loads((folder / "build/evaluation/metrics.json").read_text(encoding="utf-8"))
+    create_markdown_artifact(metrics_markdown(metrics), key="metrics", description="Figures on held-out speakers")
+    confusion = (folder / "build/evaluation/confusion.png").read_bytes()
+    create_image_artifact(_data_url(confusion), key="confusion", description="Confusion matrix on held-out speakers")
+    for stage in ("pretrain", "finetune"):
+        curves = loss_curves(folder / "build" / stage / "losses.csv", title=f"{stage}: loss")
+        create_image_artifact(_data_url(curves), key=f"{stage}-losses", description=f"Loss curves of {stage}")
+
+
+def publish_gates(gates: Sequence[GateResult]) -> None:
+    """Every gate with its figure and verdict."""
+    rows = [
+        {
+            "gate": gate.name,
+            "verdict": "passed" if gate.passed else "FAILED",
+            "value": gate.value,
+            "threshold": gate.threshold,
+            "message": gate.message,
+        }
+        for gate in gates
+    ]
+    create_table_artifact(rows, key="gates", description="What the model had to reach")
+
+
+def publish_release(release: Release) -> None:
+    """Which release is live now."""
+    create_markdown_artifact(
+        f"Release **{release.number}**, model version `{release.version}`, from {release.dataset} "
+        f"by recipe {release.recipe}, run `{release.run}`.",
+        key="release",
+        description="The release that is live",
+    )
+
+
+def metrics_markdown(metrics: dict[str, Any]) -> str:
+    """The figures of `metrics.json` as a table, with their intervals."""
+    origin = " (synthetic recordings: the figures say nothing about people)" if metrics["synthetic"] else ""
+    lines = [
+        f"{metrics['num_clips']} clips of {metrics['num_speakers']} held-out speakers of "
+        f"{metrics['dataset']}{origin}; 95 % intervals by bootstrap over speakers.",
+        "",
+        "| figure | value | interval |",
+        "|---|---|---|",
+    ]
+    for key, name in (("macro_f1", "macro-F1"), ("ua", "UA, mean recall"), ("wa", "WA, accuracy")):
+        figure = metrics[key]
+        lines.append(f"| {name} | {figure['value']:.3f} | {figure['low']:.3f} to {figure['high']:.3f} |")
+    lines += ["", "| modalities | macro-F1 |", "|---|---|"]
+    lines += [f"| {name} | {_number(value):.3f} |" for name, value in metrics["subsets"].items()]
+    return "\n".join(lines)
+
+
+def loss_curves(table: Path, title: str) -> bytes:
+    """A PNG of the losses that a training wrote, over its steps or epochs."""
+    curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    with table.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            curves[row["split"]].append((float(row.get("step") or row["epoch"]), float(row["loss"])))
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for split, points in sorted(curves.items()):
+        axes.plot(*zip(*points, strict=True), label=split)
+    axes.set(title=title, ylabel="loss", xlabel="step")
+    if curves:
+        axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _number(value: float | dict[str, float]) -> float:
+    return value["value"] if isinstance(value, dict) else value
+
+
+def _data_url(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

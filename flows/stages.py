@@ -1,0 +1,146 @@
+"""Running DVC stages as Prefect tasks: the stage's output becomes the task's log, its progress an artifact."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from uuid import UUID
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+from components.settings import Settings, inherited_environment
+from components.stage import Progress, read_progress
+
+STAGES = ("params", "ingest", "features", "pretrain", "finetune", "evaluate", "bundle")
+
+Outcome = Literal["ran", "restored", "unchanged"]
+
+# Name of the artifacts by which whoever watches a run learns how far a stage is.
+PROGRESS_KEY = "progress-"
+
+# The Prefect API is told about progress at most this often.
+_PROGRESS_INTERVAL_S = 1.0
+
+
+class StageFailed(RuntimeError):
+    """A stage ended with an error; the message is the stage's own."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What became of one stage."""
+
+    stage: str
+    outcome: Outcome
+    duration_s: float
+
+
+@task(task_run_name="{stage}", persist_result=False)
+def run_stage(stage: str, folder: Path, settings: Settings) -> StageResult:
+    """Bring one DVC stage up to date in a run's folder.
+
+    Raises:
+        StageFailed: the stage ended with an error.
+    """
+    started = time.monotonic()
+    lines = _follow([sys.executable, "-m", "dvc", "repro", "--single-item", stage], stage, folder, settings)
+    outcome: Outcome = "ran"
+    if any("didn't change, skipping" in line for line in lines):
+        outcome = "unchanged"
+    elif any("is cached - skipping run" in line for line in lines):
+        outcome = "restored"
+    return StageResult(stage, outcome, round(time.monotonic() - started, 1))
+
+
+@task(task_run_name="{module}", persist_result=False)
+def run_module(module: str, arguments: list[str], folder: Path, settings: Settings) -> None:
+    """Run a module that is no DVC stage, because its answer depends on what is live now.
+
+    Raises:
+        StageFailed: the module ended with an error.
+    """
+    _follow([sys.executable, "-m", module, *arguments], module, folder, settings)
+
+
+def stage_environment(settings: Settings) -> dict[str, str]:
+    """The environment of a stage's process: these settings, this interpreter, and an end with this process."""
+    inherited = inherited_environment()
+    return {
+        **inherited,
+        **settings.environment(),
+        "AFFECT_PARENT_PID": str(os.getpid()),
+        "PATH": f"{Path(sys.executable).parent}:{inherited.get('PATH', '')}",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _follow(command: list[str], stage: str, folder: Path, settings: Settings) -> list[str]:
+    logger = get_run_logger()
+    reporter = _ProgressReporter(stage)
+    lines: list[str] = []
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=stage_environment(settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for raw in process.stdout:
+            line = raw.rstrip()
+            reached = read_progress(line)
+            if reached is not None:
+                reporter.report(reached)
+            elif line:
+                logger.info(line)
+                lines.append(line)
+    if process.returncode != 0:
+        raise StageFailed(f"{stage}: {_reason(lines, process.returncode)}")
+    return lines
+
+
+def _reason(lines: list[str], status: int) -> str:
+    """The stage's own words about its failure, not DVC's about the stage."""
+    told = [line.partition("error: ")[2] for line in lines if line.startswith("error: ")]
+    if told:
+        return told[0]
+    wrong = [line for line in lines if line.startswith("ERROR: ")]
+    return (wrong or lines or [f"ended with status {status} and no message"])[-1].removeprefix("ERROR: ")
+
+
+class _ProgressReporter:
+    """Keeps one progress artifact of a task up to date."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._artifact: UUID | None = None
+        self._told_at = 0.0
+
+    def report(self, reached: Progress) -> None:
+        now = time.monotonic()
+        finished = reached.done >= reached.total
+        if now - self._told_at < _PROGRESS_INTERVAL_S and not finished:
+            return
+        self._told_at = now
+        percent = 100.0 * reached.done / reached.total if reached.total else 0.0
+        if self._artifact is None:
+            created = create_progress_artifact(
+                percent, key=f"{PROGRESS_KEY}{_key(self._stage)}", description=reached.message
+            )
+            # The function serves callers with and without an event loop; this one has none.
+            assert isinstance(created, UUID)
+            self._artifact = created
+        else:
+            update_progress_artifact(self._artifact, percent, description=reached.message)
+
+
+def _key(stage: str) -> str:
+    return stage.replace(".", "-").replace("_", "-")

@@ -1,0 +1,152 @@
+"""What the command line shows at the end of a run, of a prediction and of a status."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pyarrow.parquet
+from prefect.client.schemas.objects import State
+from rich.console import Console
+from rich.table import Table
+
+from components.registry import Registry
+from components.settings import Settings
+from components.storage import Storage
+from flows import laptop, records
+from flows.promotion import code_commit, data_versions
+
+_console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class HeldOutClip:
+    """A clip of a speaker that no training saw."""
+
+    path: Path
+    transcript: str | None
+    speaker_id: str
+    actual: str
+
+
+def of_run(run_id: UUID, state: State[Any], settings: Settings) -> dict[str, Any]:
+    """Everything worth telling about a finished run, as plain values."""
+    record = records.read_record(settings, str(run_id))
+    told: dict[str, Any] = {"run_id": str(run_id), "state": state.name, "urls": laptop.urls(settings)}
+    if record is None:
+        return {**told, "error": state.message or "the run ended before it began its work"}
+    folder = Path(record.folder)
+    told |= {**asdict(record), "commit": code_commit(settings)}
+    # A stage that failed leaves no figures of this run.
+    if record.gates:
+        told["metrics"] = json.loads((folder / "build/evaluation/metrics.json").read_text(encoding="utf-8"))
+        told["data"] = data_versions(folder)
+    if not state.is_completed() and not record.error:
+        told["error"] = state.message or state.name
+    return told
+
+
+def show(outcome: dict[str, Any]) -> None:
+    """Print a run's outcome for a person."""
+    for stage in outcome.get("stages", []):
+        _console.print(f"  {stage['stage']:<10} {stage['outcome']:<10} {stage['duration_s']:6.1f} s")
+    if "metrics" in outcome:
+        _show_metrics(outcome["metrics"])
+    for gate in outcome.get("gates", []):
+        _console.print(f"  gate {gate['name']}: {'passed' if gate['passed'] else 'FAILED'}: {gate['message']}")
+    if "digest" in outcome:
+        data = ", ".join(f"{path} {md5}" for path, md5 in outcome.get("data", {}).items())
+        _console.print(f"  lineage: run {outcome['digest']}, commit {outcome['commit'] or 'unknown'}", soft_wrap=True)
+        if data:
+            _console.print(f"           data md5 {data}", soft_wrap=True)
+    match outcome.get("outcome"):
+        case "promoted":
+            _console.print(f"promoted: release {outcome['release']} is live")
+        case "unchanged":
+            _console.print(f"unchanged: release {outcome['release']} is this very model and stays live")
+        case _:
+            _console.print(f"{outcome['state']}: {outcome.get('error', '')}", soft_wrap=True)
+
+
+def _show_metrics(metrics: dict[str, Any]) -> None:
+    origin = ", a synthetic corpus: nothing here is about people" if metrics["synthetic"] else ""
+    _console.print(
+        f"{metrics['dataset']}{origin}: {metrics['num_clips']} clips of {metrics['num_speakers']} held-out speakers"
+    )
+    for key, name in (("macro_f1", "macro-F1"), ("ua", "UA"), ("wa", "WA")):
+        figure = metrics[key]
+        _console.print(f"  {name:<9} {figure['value']:.3f}  95 % interval {figure['low']:.3f} to {figure['high']:.3f}")
+    subsets = ", ".join(f"{name} {_value(figure):.3f}" for name, figure in metrics["subsets"].items())
+    _console.print(f"  macro-F1 by modality: {subsets}", soft_wrap=True)
+
+
+def show_prediction(answer: dict[str, Any]) -> None:
+    """Print an answer of the endpoint for a person."""
+    if "clip" in answer:
+        clip = answer["clip"]
+        _console.print(
+            f"{clip['path']} (speaker {clip['speaker']}, held out; actually {clip['actual']})", soft_wrap=True
+        )
+    for label, share in sorted(answer["probabilities"].items(), key=lambda item: -item[1]):
+        _console.print(f"  {label:<12} {share:6.4f}  {'#' * round(40 * share)}")
+    contributions = ", ".join(f"{name} {value:+.2f}" for name, value in answer["contributions"].items())
+    _console.print(f"  contributions: {contributions}; model {answer['model']['version']}")
+    for warning in answer["warnings"]:
+        _console.print(f"  warning: {warning}")
+
+
+def show_releases(log: list[dict[str, Any]]) -> None:
+    """Print the release log for a person."""
+    if not log:
+        _console.print("no release yet: run `affect retrain`")
+        return
+    table = Table("release", "made at", "kind", "model", "recipe", "dataset", "macro-F1", "commit", "note")
+    for release in log:
+        figure = release["metrics"].get("macro_f1")
+        table.add_row(
+            *(str(release[key]) for key in ("number", "created_at", "kind", "version", "recipe", "dataset")),
+            f"{figure['value']:.3f}" if figure else "",
+            release["commit"],
+            release["note"],
+        )
+    _console.print(table)
+
+
+def show_status(now: laptop.Status) -> None:
+    """Print the platform's state for a person."""
+    for name, runs in (("Prefect", now.prefect), ("Ray", now.ray), ("deployments", now.runner)):
+        _console.print(f"  {name:<12} {'up' if runs else 'down'}")
+    release = f", release {now.release}" if now.release else ""
+    _console.print(f"  {'endpoint':<12} {now.endpoint}{release}")
+    if not now.is_up:
+        _console.print("start it with `affect up`")
+        return
+    for name, text in (("prefect", "Prefect UI"), ("ray", "Ray dashboard"), ("docs", "endpoint's docs")):
+        _console.print(f"  {text:<16} {now.urls[name]}")
+
+
+def held_out_clip(settings: Settings) -> HeldOutClip:
+    """The first clip with a picture or sound of the champion's evaluation: of a speaker in no training split.
+
+    Raises:
+        ValueError: nothing has been released, or its recordings are gone.
+    """
+    champion = Registry(Storage(settings.storage_url)).champion()
+    if champion is None:
+        raise ValueError("no model has been released: run `affect retrain`, or name a recording")
+    build = settings.home / "workspaces" / champion.run / "build"
+    table = build / "evaluation/predictions.parquet"
+    if not table.exists():
+        raise ValueError(f"the evaluation of release {champion.number} is not on this machine; name a recording")
+    for row in pyarrow.parquet.read_table(table).to_pylist():
+        uri = row["video_uri"] or row["audio_uri"]
+        if uri is not None and (path := build / "clips" / uri).exists():
+            return HeldOutClip(path, row["transcript"], row["speaker_id"], row["label"])
+    raise ValueError(f"the held-out recordings of release {champion.number} are gone; name a recording")
+
+
+def _value(figure: float | dict[str, float]) -> float:
+    return figure["value"] if isinstance(figure, dict) else figure

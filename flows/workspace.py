@@ -1,0 +1,120 @@
+"""A run's own folder: the code as it is, the chosen parameters, and one DVC cache shared by all runs.
+
+A run is named by the digest of its parameters, data and code. The same three give the same folder, so a run that
+is started again goes on where it stopped, and two different runs cannot touch each other's files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from components import datasets
+from components.params import Choices, Corpus, resolve, to_yaml
+from components.settings import PROJECT_ROOT, Settings
+
+_CODE = ("components", "dvc.yaml", "requirements.lock")
+_DIGEST_LENGTH = 12
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder of one run and the digest that names both."""
+
+    folder: Path
+    digest: str
+
+
+def prepare(choices: Choices, settings: Settings) -> Workspace:
+    """Make, or find again, the folder of the run that these choices describe.
+
+    Raises:
+        ValueError: the recipe, a setting or a corpus folder does not exist.
+    """
+    choices = choices.model_copy(
+        update={
+            "finetune_on": _fingerprinted(choices.finetune_on),
+            "pretrain_on": choices.pretrain_on and _fingerprinted(choices.pretrain_on),
+        }
+    )
+    digest = run_digest(choices)
+    folder = settings.home / "workspaces" / digest
+    if not folder.exists():
+        partial = folder.parent / f".partial-{uuid.uuid4().hex}"
+        try:
+            _fill(partial, choices, settings)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return Workspace(folder, digest)
+
+
+def run_digest(choices: Choices) -> str:
+    """The name of a run: a digest of its resolved parameters, its data's listing and the project's code."""
+    digest = hashlib.sha256(to_yaml(resolve(choices)).encode())
+    for file in _code_files():
+        digest.update(file.relative_to(PROJECT_ROOT).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:_DIGEST_LENGTH]
+
+
+def _code_files() -> Iterator[Path]:
+    for name in _CODE:
+        path = PROJECT_ROOT / name
+        if path.is_dir():
+            yield from sorted(p for p in path.rglob("*") if p.suffix in {".py", ".yaml"})
+        elif path.exists():
+            yield path
+
+
+def _fill(folder: Path, choices: Choices, settings: Settings) -> None:
+    for file in _code_files():
+        target = folder / file.relative_to(PROJECT_ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+    (folder / "params.yaml").write_text(to_yaml(choices), encoding="utf-8")
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc" / "config").write_text(
+        "[core]\n"
+        "    no_scm = true\n"
+        "    analytics = false\n"
+        "    check_update = false\n"
+        "[cache]\n"
+        f"    dir = {settings.home / 'cache'}\n"
+        "    type = reflink,hardlink,copy\n",
+        encoding="utf-8",
+    )
+
+
+def _fingerprinted(corpus: Corpus) -> Corpus:
+    """The corpus with its place made absolute and with the digest of what lies there.
+
+    The digest is over each clip as it is read and the size and time of its files, which is what DVC itself goes
+    by before it reads a file; a generated corpus follows from its parameters and needs none.
+    """
+    module = datasets.load(corpus.dataset)
+    if corpus.root is None:
+        if not datasets.is_generated(module):
+            raise ValueError(f"corpus {corpus.dataset}: say where its files are, with --data-root or finetune_on.root")
+        return corpus
+    root = Path(corpus.root).expanduser().resolve()
+    if not root.exists():
+        raise ValueError(f"corpus {corpus.dataset}: there is no file or folder {root}; correct --data-root")
+    digest = hashlib.sha256()
+    for clip in module.read(root):
+        digest.update(repr(clip).encode())
+        for uri in {clip.audio_uri, clip.video_uri} - {None}:
+            digest.update(_status(Path(str(uri))).encode())
+    return corpus.model_copy(update={"root": str(root), "fingerprint": digest.hexdigest()[:_DIGEST_LENGTH]})
+
+
+def _status(file: Path) -> str:
+    try:
+        status = file.stat()
+    except OSError:
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns}"
