@@ -1,0 +1,37 @@
+# make demo   the whole platform on this machine: train, gate, serve, predict
+# make test   linters, types and the whole test suite
+# make bench  the quality benchmarks; needs minutes
+SHELL := /bin/bash
+PYTHON ?= python3.11
+AFFECT := .venv/bin/affect
+
+.PHONY: demo test lint bench install down
+
+demo: install
+	$(AFFECT) up
+	$(AFFECT) retrain --recipe quick --dataset synthetic
+	$(AFFECT) predict
+	$(AFFECT) status
+
+test: install lint
+	.venv/bin/pytest
+
+lint: install
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: install
+	$(AFFECT) bench
+
+down: install
+	$(AFFECT) down
+
+install: .venv/installed
+
+# The stamp is made last, so that an installation that was interrupted is taken up again.
+.venv/installed: requirements.lock pyproject.toml
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
