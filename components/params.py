@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 from pydantic.json_schema import SkipJsonSchema
 
 from components.storage import write_atomically
@@ -40,6 +47,12 @@ class Corpus(Section):
     # Set when a run is prepared: DVC does not look outside its repository, so this is what tells it that files
     # of the corpus came, went or changed.
     fingerprint: SkipJsonSchema[str | None] = None
+
+    @model_serializer(mode="wrap")
+    def _without_empty_fingerprint(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The Run form knows no such field, and the API refuses what the form does not know.
+        values: dict[str, Any] = serialize(self)
+        return {key: value for key, value in values.items() if key != "fingerprint" or value is not None}
 
 
 class Gates(Section):

@@ -96,6 +96,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Ask the endpoint for the emotion of a recording, of words, or of both."""
+    from components import media
     from flows import summary
     from serving.client import Client
 
@@ -105,7 +106,11 @@ def predict(
         if clip is None and text is None:
             known = summary.held_out_clip(settings)
             clip, text = known.path, known.transcript
-        answer = Client(url or settings.endpoint_url).predict(clip, text=text)
+        with Client(url or settings.endpoint_url) as client:
+            if clip is not None and not media.probe(clip).has_video:
+                answer = client.predict(audio=clip, text=text)
+            else:
+                answer = client.predict(clip, text=text)
         document = answer.model_dump(mode="json")
         if known:
             document["clip"] = {"path": str(known.path), "speaker": known.speaker_id, "actual": known.actual}

@@ -21,7 +21,7 @@ from components.registry import Registry
 from components.settings import PROJECT_ROOT, Settings
 from components.storage import Storage
 from flows import processes
-from serving import ray_app
+from flows.promotion import restore
 
 _START_TIMEOUT_S = 120.0
 _OBJECT_STORE_BYTES = 300 * 1024 * 1024
@@ -91,17 +91,24 @@ def urls(settings: Settings) -> dict[str, str]:
     }
 
 
+def on_platform(settings: Settings) -> Settings:
+    """The settings of the platform's own processes, which find its Ray by address.
+
+    The endpoint is always deployed with these: Serve restarts its replicas when their environment differs.
+    """
+    return settings.model_copy(update={"ray_address": f"{settings.host}:{settings.ray_port}"})
+
+
 def client_environment(settings: Settings) -> dict[str, str]:
     """Variables with which a process talks to this platform's Prefect and Ray."""
     return {
-        **settings.environment(),
+        **on_platform(settings).environment(),
         "PREFECT_HOME": str(settings.home / "prefect"),
         "PREFECT_API_URL": f"{settings.prefect_url}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "DO_NOT_TRACK": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "AFFECT_RAY_ADDRESS": f"{settings.host}:{settings.ray_port}",
         "PYTHONPATH": str(PROJECT_ROOT),
     }
 
@@ -194,11 +201,8 @@ def _restore_endpoint(settings: Settings, tell: Tell) -> None:
     """Deploy the endpoint with the last release, or without a model when there is none."""
     if _endpoint_state(settings) != "down":
         return
-    champion = Registry(Storage(settings.storage_url)).champion()
-    tell(
-        f"deploying the endpoint with release {champion.number}" if champion else "deploying the endpoint, no model yet"
-    )
-    ray_app.deploy(settings, champion)
+    tell("deploying the endpoint")
+    restore(on_platform(settings))
 
 
 def _endpoint_state(settings: Settings) -> str:

@@ -22,6 +22,7 @@ from components.storage import write_atomically
 _MARK = "AFFECT_PLATFORM"
 _ROLE = "AFFECT_ROLE"
 _GRACE_S = 8.0
+_LONGEST_QUOTE = 300
 
 
 def start(role: str, command: Sequence[str], settings: Settings, environment: Mapping[str, str]) -> None:
@@ -96,7 +97,7 @@ def last_words(role: str, settings: Settings, num_lines: int = 3) -> str:
         lines = log_file(role, settings).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return "it wrote no log"
-    return " | ".join([line.strip() for line in lines if line.strip()][-num_lines:])
+    return " | ".join([line.strip()[:_LONGEST_QUOTE] for line in lines if line.strip()][-num_lines:])
 
 
 def require_free_port(port: int, what: str, variable: str, host: str) -> None:

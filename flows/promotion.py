@@ -19,7 +19,7 @@ from components.settings import PROJECT_ROOT, Settings
 from components.storage import Storage
 from flows.stages import run_module
 from flows.workspace import Workspace
-from serving import ray_app
+from serving.deploy import deploy
 
 _VERDICT = Path("build/gates.json")
 
@@ -56,14 +56,14 @@ def promote(workspace: Workspace, champion: Champion | None, verdict: Verdict, s
 
     Raises:
         ReleaseConflict: another run released in the meantime.
-        ServingError: the endpoint did not come up with the new bundle.
+        DeployError: the endpoint did not come up with the new bundle.
     """
     registry = _registry(settings)
     bundle = registry.store_bundle(workspace.folder / "build/bundle")
     candidate = _describe(workspace, bundle, verdict, settings)
     before = champion.release.number if champion else 0
     try:
-        ray_app.swap(settings, bundle_uri=registry.bundle_uri(bundle), release=before + 1, version=candidate.version)
+        deploy(registry.bundle_uri(bundle), before + 1, here=settings)
         return registry.append(candidate, after=before)
     except BaseException:
         get_run_logger().error("the promotion failed: putting back what the release log names")
@@ -72,13 +72,10 @@ def promote(workspace: Workspace, champion: Champion | None, verdict: Verdict, s
 
 
 def restore(settings: Settings) -> None:
-    """Make the endpoint serve what the release log says."""
+    """Make the endpoint serve what the release log says: its last release, or nothing before the first."""
     registry = _registry(settings)
     live = registry.champion()
-    if live is None:
-        ray_app.swap(settings, bundle_uri="", release=0, version="")
-    else:
-        ray_app.swap(settings, bundle_uri=registry.bundle_uri(live.bundle), release=live.number, version=live.version)
+    deploy(registry.bundle_uri(live.bundle) if live else "", live.number if live else 0, here=settings)
 
 
 def code_commit(settings: Settings) -> str:

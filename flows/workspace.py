@@ -98,7 +98,7 @@ def _fingerprinted(corpus: Corpus) -> Corpus:
     """
     module = datasets.load(corpus.dataset)
     if corpus.root is None:
-        if not datasets.is_generated(module):
+        if not isinstance(module, datasets.GeneratedModule):
             raise ValueError(f"corpus {corpus.dataset}: say where its files are, with --data-root or finetune_on.root")
         return corpus
     root = Path(corpus.root).expanduser().resolve()
