@@ -66,7 +66,8 @@ def retrain(
     data_root: Annotated[Path | None, typer.Option(help="Folder of the corpus, or the table's file.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of splits, weights and batches.")] = None,
     setting: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting of the recipe, such as finetune.num_epochs=3.")
+        list[str] | None,
+        typer.Option("--set", help="One setting, such as finetune.num_epochs=3 or gates.min_macro_f1=0.6."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -146,6 +147,8 @@ def bench(
 def _choices(
     recipe: str | None, dataset: str | None, data_root: Path | None, seed: int | None, assignments: list[str]
 ) -> Choices:
+    from flows.workspace import check_corpus
+
     choices = load_choices(PROJECT_ROOT / "params.yaml")
     changes: dict[str, Any] = {}
     if recipe is not None:
@@ -160,7 +163,7 @@ def _choices(
         choices = with_setting(choices, assignment)
     # Refuse here what a run would refuse later.
     resolve(choices)
-    return choices
+    return choices.model_copy(update={"finetune_on": check_corpus(choices.finetune_on)})
 
 
 def _show_status(settings: Settings, as_json: bool) -> None:

@@ -144,7 +144,7 @@ def held_out_clip(settings: Settings) -> HeldOutClip:
     for row in pyarrow.parquet.read_table(table).to_pylist():
         uri = row["video_uri"] or row["audio_uri"]
         if uri is not None and (path := build / "clips" / uri).exists():
-            return HeldOutClip(path, row["transcript"], row["speaker_id"], row["label"])
+            return HeldOutClip(path, row["transcript"], row["speaker_id"], row["actual"])
     raise ValueError(f"the held-out recordings of release {champion.number} are gone; name a recording")
 
 

@@ -90,11 +90,11 @@ def _fill(folder: Path, choices: Choices, settings: Settings) -> None:
     )
 
 
-def _fingerprinted(corpus: Corpus) -> Corpus:
-    """The corpus with its place made absolute and with the digest of what lies there.
+def check_corpus(corpus: Corpus) -> Corpus:
+    """The corpus with its place made absolute.
 
-    The digest is over each clip as it is read and the size and time of its files, which is what DVC itself goes
-    by before it reads a file; a generated corpus follows from its parameters and needs none.
+    Raises:
+        ValueError: there is no such corpus, or nothing where it is said to lie.
     """
     module = datasets.load(corpus.dataset)
     if corpus.root is None:
@@ -104,12 +104,24 @@ def _fingerprinted(corpus: Corpus) -> Corpus:
     root = Path(corpus.root).expanduser().resolve()
     if not root.exists():
         raise ValueError(f"corpus {corpus.dataset}: there is no file or folder {root}; correct --data-root")
+    return corpus.model_copy(update={"root": str(root)})
+
+
+def _fingerprinted(corpus: Corpus) -> Corpus:
+    """The corpus with the digest of what lies there.
+
+    The digest is over each clip as it is read and the size and time of its files, which is what DVC itself goes
+    by before it reads a file; a generated corpus follows from its parameters and needs none.
+    """
+    corpus = check_corpus(corpus)
+    if corpus.root is None:
+        return corpus
     digest = hashlib.sha256()
-    for clip in module.read(root):
+    for clip in datasets.load(corpus.dataset).read(Path(corpus.root)):
         digest.update(repr(clip).encode())
-        for uri in {clip.audio_uri, clip.video_uri} - {None}:
-            digest.update(_status(Path(str(uri))).encode())
-    return corpus.model_copy(update={"root": str(root), "fingerprint": digest.hexdigest()[:_DIGEST_LENGTH]})
+        for uri in sorted({clip.audio_uri or "", clip.video_uri or ""}):
+            digest.update(_status(Path(uri)).encode())
+    return corpus.model_copy(update={"fingerprint": digest.hexdigest()[:_DIGEST_LENGTH]})
 
 
 def _status(file: Path) -> str:

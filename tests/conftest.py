@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.finished_run import FinishedRun
+    from tests.platform import Platform
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -32,3 +37,22 @@ def ray_address() -> Iterator[str]:
     ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200 * 1024 * 1024, log_to_driver=False)
     yield str(ray.get_runtime_context().gcs_address)
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """A running platform for the whole session."""
+    from tests.platform import new_platform
+
+    running = new_platform(tmp_path_factory.mktemp("platform") / "home")
+    running.affect("up")
+    yield running
+    running.affect("down")
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A small run as its first five stages leave it. Shared by all tests: copy what you change."""
+    from tests import finished_run
+
+    return finished_run.make(tmp_path_factory.mktemp("finished") / "build")

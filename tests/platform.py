@@ -1,0 +1,108 @@
+"""A platform of the tests' own: real servers on free ports, its state in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import REPOSITORY
+
+BIN = Path(sys.executable).parent
+
+# The whole pipeline in about a minute, with enough steps of pre-training to be interrupted in the middle.
+SMALL = (
+    "synthetic.num_speakers=6",
+    "synthetic.num_labelled=48",
+    "synthetic.num_unlabelled=72",
+    "features.clips_per_shard=16",
+    "model.width=32",
+    "pretrain.num_epochs=60",
+    "pretrain.batch_size=8",
+    "pretrain.checkpoint_every_steps=10",
+    "finetune.num_epochs=2",
+    "finetune.batch_size=8",
+)
+
+
+@dataclass(frozen=True)
+class Platform:
+    """One home folder, its ports, and the `affect` command on them."""
+
+    home: Path
+    ports: dict[str, int]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        ports = {f"AFFECT_{name.upper()}_PORT": str(port) for name, port in self.ports.items()}
+        return {**os.environ, **ports, "AFFECT_HOME": str(self.home), "PATH": f"{BIN}:{os.environ['PATH']}"}
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.ports['serve']}"
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start `affect ARGUMENTS` and do not wait for it."""
+        return subprocess.Popen(
+            [str(BIN / "affect"), *arguments],
+            env=self.environment,
+            cwd=self.home.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def affect(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run `affect ARGUMENTS` and check its exit status."""
+        process = self.start(*arguments)
+        output, errors = process.communicate(timeout=540)
+        assert process.returncode == status, f"affect {' '.join(arguments)}: {output}\n{errors}"
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def json(self, *arguments: str, status: int = 0) -> Any:
+        """What `affect ARGUMENTS --json` prints."""
+        return json.loads(self.affect(*arguments, "--json", status=status).stdout)
+
+
+def new_platform(home: Path) -> Platform:
+    """A platform that is not started yet."""
+    sockets = []
+    for _ in range(4):
+        probe = socket.socket()
+        probe.bind(("127.0.0.1", 0))
+        sockets.append(probe)
+    ports = [int(probe.getsockname()[1]) for probe in sockets]
+    for probe in sockets:
+        probe.close()
+    return Platform(home, dict(zip(("prefect", "ray", "dashboard", "serve"), ports, strict=True)))
+
+
+def settings(*assignments: str) -> list[str]:
+    """Arguments of `affect retrain` that set these settings."""
+    return [argument for assignment in assignments for argument in ("--set", assignment)]
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of the project's files as a git checkout of its own, with changes that are not committed yet."""
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\n")
+    for name in filter(None, names):
+        source = REPOSITORY / name
+        if source.exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, folder / name)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "checkout"]):
+        subprocess.run([*git, *command], cwd=folder, check=True)
+    return folder

@@ -1,0 +1,148 @@
+"""The whole job on real servers: train, gate, promote, predict; then nothing changed, a refused model, bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.bundle_files import version_of
+from tests.conftest import REPOSITORY
+from tests.platform import BIN, SMALL, Platform, checkout, settings
+
+pytestmark = pytest.mark.slow
+
+ANY_MODEL = "gates.min_macro_f1=0"
+
+
+@pytest.fixture(scope="module")
+def first_run(platform: Platform) -> dict[str, Any]:
+    outcome: dict[str, Any] = platform.json("retrain", *settings(*SMALL, ANY_MODEL))
+    return outcome
+
+
+def test_first_run_promotes_and_tells_everything(first_run: dict[str, Any], platform: Platform) -> None:
+    assert first_run["outcome"] == "promoted"
+    assert [stage["outcome"] for stage in first_run["stages"]] == ["ran"] * 7
+    assert {gate["name"] for gate in first_run["gates"]} >= {"macro_f1_floor", "not_worse_than_champion"}
+    assert 0 <= first_run["metrics"]["macro_f1"]["low"] <= first_run["metrics"]["macro_f1"]["high"] <= 1
+    assert first_run["metrics"]["synthetic"] is True
+    assert first_run["data"]["build/clips"].endswith(".dir")
+    [release] = platform.json("releases")
+    assert (release["number"], release["run"]) == (first_run["release"], first_run["digest"])
+
+
+def test_second_run_skips_every_stage_and_keeps_the_champion(first_run: dict[str, Any], platform: Platform) -> None:
+    again = platform.json("retrain", *settings(*SMALL, ANY_MODEL))
+    assert [stage["outcome"] for stage in again["stages"]] == ["unchanged"] * 7
+    assert (again["outcome"], again["release"]) == ("unchanged", first_run["release"])
+    assert len(platform.json("releases")) == 1
+
+
+def test_command_and_curl_give_the_same_probabilities(first_run: dict[str, Any], platform: Platform) -> None:
+    told = platform.json("predict")
+    clip = Path(told["clip"]["path"])
+    assert told["clip"]["speaker"] not in _training_speakers(Path(first_run["folder"]))
+    mine = platform.json("predict", str(clip))["probabilities"]
+    answer = subprocess.run(
+        ["curl", "--silent", "--fail", "-F", f"video=@{clip}", f"{platform.endpoint}/v1/emotion"],
+        capture_output=True,
+        check=True,
+    )
+    curled = json.loads(answer.stdout)["probabilities"]
+    assert mine.keys() == curled.keys()
+    assert all(abs(mine[label] - curled[label]) <= 1e-5 for label in mine)
+
+
+def test_failed_gate_ends_red_and_the_champion_stays(first_run: dict[str, Any], platform: Platform) -> None:
+    refused = platform.json("retrain", *settings(*SMALL, "finetune.num_epochs=1", "gates.min_macro_f1=0.999"), status=1)
+    assert refused["state"] == "Failed"
+    assert "gate macro_f1_floor" in refused["error"]
+    assert "below the floor of 0.999" in refused["error"]
+    assert "the champion stays" in refused["error"]
+    assert platform.json("status")["release"] == first_run["release"]
+    # What did not change came from the cache that all runs share.
+    assert [stage["outcome"] for stage in refused["stages"][1:4]] == ["restored"] * 3
+
+
+def test_dvc_alone_builds_the_same_bundle(first_run: dict[str, Any], tmp_path: Path) -> None:
+    folder = checkout(tmp_path / "checkout")
+    workspace = Path(first_run["folder"])
+    shutil.copyfile(workspace / "params.yaml", folder / "params.yaml")
+    environment = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(tmp_path), "AFFECT_HOME": str(tmp_path / "home")}
+    _dvc(folder, environment, "repro")
+    assert version_of(folder / "build/bundle") == version_of(workspace / "build/bundle")
+
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    subprocess.run([*git, "add", "dvc.lock", "params.yaml"], cwd=folder, check=True)
+    subprocess.run([*git, "commit", "--quiet", "--message", "first"], cwd=folder, check=True)
+    choices = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    choices["overrides"]["finetune"]["num_epochs"] = 1
+    (folder / "params.yaml").write_text(yaml.safe_dump(choices), encoding="utf-8")
+    _dvc(folder, environment, "repro")
+    difference = json.loads(_dvc(folder, environment, "metrics", "diff", "--json"))
+    assert "macro_f1.value" in str(difference)
+    assert "build/evaluation/metrics.json" in difference
+    _dvc(folder, environment, "plots", "show")
+    page = (folder / "dvc_plots/index.html").read_text(encoding="utf-8")
+    for plot in ("confusion", "pretrain", "finetune"):
+        assert plot in page
+
+
+def _dvc(folder: Path, environment: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run(
+        [str(BIN / "dvc"), *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _training_speakers(workspace: Path) -> set[str]:
+    import pyarrow.parquet
+
+    rows = pyarrow.parquet.read_table(workspace / "build/clips/clips.parquet").to_pylist()
+    return {row["speaker_id"] for row in rows if row["split"] != "test"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--recipe", "quikc"], ["unknown recipe 'quikc'", "did you mean quick?"]),
+        (["--set", "finetune.num_epoch=3"], ["unknown key", "did you mean num_epochs?"]),
+        (["--set", "finetune.num_epochs=0"], ["finetune.num_epochs", "greater than or equal to 1"]),
+        (["--dataset", "ravdes"], ["unknown dataset 'ravdes'", "did you mean ravdess?"]),
+        (["--dataset", "ravdess", "--data-root", "/nowhere/at/all"], ["/nowhere/at/all"]),
+        (["--dataset", "ravdess"], ["--data-root"]),
+    ],
+)
+def test_bad_choices_are_told_in_one_line(platform: Platform, arguments: list[str], words: list[str]) -> None:
+    told = platform.affect("retrain", *arguments, status=1).stderr.strip()
+    for word in words:
+        assert word in told
+    assert told.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in told
+
+
+def test_port_in_use_is_named(platform: Platform, tmp_path: Path) -> None:
+    other = Platform(tmp_path / "home", platform.ports)
+    told = other.affect("up", status=1).stderr
+    assert f"port {platform.ports['prefect']}" in told
+    assert "AFFECT_PREFECT_PORT" in told
+
+
+def test_json_is_one_document_and_nothing_else(platform: Platform) -> None:
+    now = platform.json("status")
+    assert now["prefect"]
+    assert now["ray"]
+    assert now["runner"]
+    assert now["urls"]["endpoint"] == platform.endpoint
+
+
+def test_repository_is_untouched_by_runs(first_run: dict[str, Any]) -> None:
+    assert first_run["outcome"] == "promoted"
+    assert not Path(first_run["folder"]).is_relative_to(REPOSITORY)
