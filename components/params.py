@@ -164,6 +164,7 @@ class Finetune(Optimization):
     """Classification with labels."""
 
     modality_dropout: float = Field(0.2, ge=0, lt=1, description="Chance that a present modality is left out.")
+    time_mask_share: float = Field(0.2, ge=0, lt=1, description="Largest share of a clip's steps hidden in one block.")
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     label_share: float = Field(1.0, gt=0, le=1, description="Share of the labelled training clips used, by class.")
 
@@ -274,19 +275,21 @@ def to_yaml(section: BaseModel) -> str:
 
 
 def with_setting(choices: Choices, assignment: str) -> Choices:
-    """Apply one `section.key=value` override, the value read as YAML.
+    """Apply one `section.key=value`, a choice or a setting of the recipe, the value read as YAML.
 
     Raises:
-        ValueError: the assignment has no `=`, or names an unknown key.
+        ValueError: the assignment has no `=`, or names an unknown key or a value that is out of bounds.
     """
     key, equals, text = assignment.partition("=")
     if not equals or not key:
         raise ValueError(f"--set {assignment}: write it as section.key=value, such as finetune.num_epochs=3")
-    override: Any = yaml.safe_load(text)
+    change: Any = yaml.safe_load(text)
     for part in reversed(key.split(".")):
-        override = {part: override}
-    parse(Recipe, override, source=f"--set {key}")
-    return choices.model_copy(update={"overrides": _merge(choices.overrides, override)})
+        change = {part: change}
+    if key.split(".")[0] not in Choices.model_fields:
+        parse(Recipe, change, source="--set")
+        change = {"overrides": change}
+    return parse(Choices, _merge(choices.model_dump(mode="json"), change), source="--set")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

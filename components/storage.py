@@ -142,6 +142,13 @@ class Storage:
             partial.rename(target)
         return target
 
+    def remove(self, name: str) -> None:
+        """Remove a file, or a folder with all that is in it; nothing happens when there is none."""
+        filesystem, path = self._open(name)
+        filesystem.invalidate_cache()
+        if filesystem.exists(path):
+            filesystem.rm(path, recursive=True)
+
     def _local(self, name: str) -> Path:
         return Path(self.url.removeprefix("file://")) / name
 

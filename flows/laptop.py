@@ -60,9 +60,10 @@ def up(settings: Settings, tell: Tell) -> None:
 
 
 def down(settings: Settings) -> int:
-    """End the platform. Returns the number of processes that were ended."""
-    if processes.is_running("prefect", settings) and processes.is_running("runner", settings):
-        _crash_unfinished_runs(settings, "the platform was stopped")
+    """End the platform. Returns the number of processes that were ended.
+
+    A run that is cut off here is marked as crashed by the next `up`, like one whose machine lost its power.
+    """
     count = processes.stop(settings)
     shutil.rmtree(settings.ray_folder, ignore_errors=True)
     return count
@@ -109,6 +110,10 @@ def client_environment(settings: Settings) -> dict[str, str]:
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "DO_NOT_TRACK": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray gives a node the machine's outward address and listens there, even when told 127.0.0.1. This variable,
+        # made for other systems, keeps it on the loopback address, where it needs no token.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "disabled",
         "PYTHONPATH": str(PROJECT_ROOT),
     }
 
@@ -174,8 +179,7 @@ def _start_ray(settings: Settings) -> None:
             *("--temp-dir", str(settings.ray_folder), "--disable-usage-stats"),
         ],
         settings,
-        # `ray start` asks for no token by default; it listens on the loopback address only.
-        {**client_environment(settings), "RAY_AUTH_MODE": "disabled"},
+        client_environment(settings),
     )
 
 
@@ -184,7 +188,7 @@ def _start_runner(settings: Settings, tell: Tell) -> None:
         return
     # Runs of a former runner have no parent left to report their end.
     processes.stop(settings, "runner")
-    _crash_unfinished_runs(settings, "the platform was started again")
+    _crash_unfinished_runs(settings)
     tell("serving the deployments")
     ready = settings.home / "platform" / "runner.ready"
     ready.unlink(missing_ok=True)
@@ -192,7 +196,7 @@ def _start_runner(settings: Settings, tell: Tell) -> None:
         "runner",
         [sys.executable, "-m", "flows.deployments", "--ready-file", str(ready)],
         settings,
-        {**client_environment(settings), "RAY_AUTH_MODE": "disabled"},
+        client_environment(settings),
     )
     processes.wait_until(ready.exists, "runner", settings, _START_TIMEOUT_S)
 
@@ -213,12 +217,12 @@ def _endpoint_state(settings: Settings) -> str:
     return "ready" if answer.status_code == 200 else "no model"
 
 
-def _crash_unfinished_runs(settings: Settings, why: str) -> None:
+def _crash_unfinished_runs(settings: Settings) -> None:
     """Say of every run that nobody works on any more that it crashed, so that none stays Running for ever."""
     unfinished = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}})
     with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}), get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=unfinished):
-            client.set_flow_run_state(run.id, Crashed(message=f"Its process is gone: {why}."), force=True)
+            client.set_flow_run_state(run.id, Crashed(message="Its process ended with the platform."), force=True)
 
 
 def _answers(url: str) -> bool:

@@ -103,9 +103,9 @@ def _kill(processes: list[psutil.Process]) -> None:
 def _wait_for_checkpoint(platform: Platform) -> None:
     """Until pre-training runs and has written a checkpoint that was not there before."""
     folder = platform.home / "store" / "checkpoints"
-    before = set(folder.rglob("checkpoint_*"))
+    before = set(folder.rglob("step-*"))
     _wait(
-        lambda: bool(set(folder.rglob("checkpoint_*")) - before) and bool(_processes(platform, "components.pretrain")),
+        lambda: bool(set(folder.rglob("step-*")) - before) and bool(_processes(platform, "components.pretrain")),
         "a new checkpoint of pre-training",
     )
 

@@ -1,0 +1,140 @@
+"""The bundle: one folder with all that is needed to predict, to check the prediction, and to say where it is from.
+
+In Hugging Face form, so that `AutoModel.from_pretrained` reads it (after `import components.models.trimodal`).
+Nothing in it is ever unpickled. `python -m components.bundle` is the stage that writes `build/bundle`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components import batches, bundle_files, card, drift, golden, params, predictor, provenance, report, shards
+from components.bundle_files import CARD, CONFIG, DRIFT_REFERENCE, GOLDEN, LABELS, PREPROCESS, PROVENANCE, TOKENIZER
+from components.datasets import synthetic
+from components.drift import DriftReference
+from components.golden import Golden, GoldenRequest
+from components.predictor import Predictor
+from components.provenance import Provenance
+from components.stage import progress, run_stage
+from components.storage import write_atomically
+
+BUILD = Path("build")
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle(Predictor):
+    """A predictor with its papers.
+
+    Attributes:
+        folder: where it was loaded from.
+        version: short digest of its files.
+    """
+
+    folder: Path
+    version: str
+    provenance: Provenance
+    golden: Golden
+    drift_reference: DriftReference
+
+    def golden_error(self) -> float:
+        """Largest distance between a golden probability and what this bundle answers here."""
+        return self.golden.error(self)
+
+
+def load(folder: Path) -> Bundle:
+    """Load a bundle and check that it is whole.
+
+    Raises:
+        ValueError: a file is missing or damaged; names the file and the remedy.
+    """
+    version = bundle_files.version_of(folder)
+    try:
+        name = PROVENANCE
+        origin = provenance.parse((folder / name).read_bytes())
+        name = GOLDEN
+        requests = golden.parse((folder / name).read_bytes())
+        name = DRIFT_REFERENCE
+        reference = drift.load(folder / name)
+    except ValueError as error:
+        raise ValueError(
+            f"{folder / name} is damaged ({error}): build it again with `dvc repro`, or fetch it again"
+        ) from error
+    core = predictor.load(folder)
+    return Bundle(core.model, core.features, core.tokenizer, core.labels, folder, version, origin, requests, reference)
+
+
+def write(target: Path, *, settings: params.Params, requests: tuple[GoldenRequest, ...], build: Path = BUILD) -> Bundle:
+    """Assemble the bundle of a finished run at `target`, in one step at the end, and load it from there.
+
+    Raises:
+        FileNotFoundError: a stage before has not run.
+        ValueError: what a stage left is damaged.
+    """
+    partial = target.parent / f".partial-{target.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _fill(partial, settings=settings, requests=requests, build=build)
+        bundle_files.check_complete(partial)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return load(target)
+
+
+def _fill(folder: Path, *, settings: params.Params, requests: tuple[GoldenRequest, ...], build: Path) -> None:
+    for name, source in (
+        (bundle_files.WEIGHTS, "finetune"),
+        (CONFIG, "finetune"),
+        (LABELS, "finetune"),
+        (PREPROCESS, "features"),
+        (TOKENIZER, "features"),
+    ):
+        path = build / source / name
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: run `dvc repro {source}` first")
+        # By content: DVC may have linked the file read-only into its cache.
+        shutil.copyfile(path, folder / name)
+    core = predictor.load(folder)
+    figures = report.read(build / "evaluation" / report.FILE)
+    origin = provenance.trace(settings, synthetic=figures.synthetic, build=build)
+    write_atomically(folder / PROVENANCE, origin.to_json().encode())
+    progress(stage="bundle", done=1, total=3, message="drift reference")
+    _describe_inputs(core, build).save(folder / DRIFT_REFERENCE)
+    progress(stage="bundle", done=2, total=3, message="golden requests")
+    write_atomically(folder / GOLDEN, golden.answer(requests, core).to_json())
+    num_parameters = sum(parameter.numel() for parameter in core.model.parameters())
+    text = card.write(figures, origin, labels=core.labels, features=core.features, num_parameters=num_parameters)
+    write_atomically(folder / CARD, text.encode())
+
+
+def _describe_inputs(core: Predictor, build: Path) -> DriftReference:
+    train = shards.open_split(build / "features", "train")
+    validation = shards.open_split(build / "features", "validation")
+    return drift.describe([train.features(index) for index in range(len(train))], _class_shares(core, validation))
+
+
+def _class_shares(core: Predictor, source: batches.ClipSource) -> NDArray[np.float32]:
+    answers_N = core.probabilities([source.features(index) for index in range(len(source))]).argmax(axis=1)
+    counts_C = np.bincount(answers_N, minlength=len(core.labels))
+    return (counts_C / max(1, len(answers_N))).astype(np.float32)
+
+
+def main() -> None:
+    """Write `build/bundle`."""
+    requests = tuple(
+        GoldenRequest(request.name, request.audio, request.video, request.text)
+        for request in synthetic.golden_requests()
+    )
+    made = write(BUILD / "bundle", settings=params.load_params(), requests=requests)
+    progress(stage="bundle", done=3, total=3, message=f"version {made.version}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,94 @@
+"""All features of one clip, by the same two calls in extraction and in serving: `record`, then `compute`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from components.features import ClipFeatures
+from components.features.audio import audio_width, log_mel
+from components.features.text import encode
+from components.features.video import describe, video_width
+from components.media import Limits, Recording, decode
+from components.params import Features
+
+FeatureWarning = Literal["no-face", "silence", "truncated"]
+
+# Root mean square where full scale is 1: -60 dB, below the noise of a quiet room at an open microphone.
+SILENCE_LEVEL: Final = 1e-3
+
+# Decoded beyond what is kept, so that a cut is noticed.
+_MARGIN_S: Final = 1.0
+
+
+def record(
+    *,
+    audio: Path | bytes | None,
+    video: Path | bytes | None,
+    config: Features,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    limits: Limits | None = None,
+) -> Recording:
+    """Decode what the features need of a clip's files; equal sources are one file and are decoded once.
+
+    No more is decoded than `compute` uses and a second, however long the file. Without any source the recording
+    is empty, as for a clip of words alone.
+
+    Raises:
+        MediaError: a file is broken, or holds nothing that was asked of it.
+    """
+    last_s = start_s + config.max_duration_s + _MARGIN_S
+
+    def read(source: Path | bytes, *streams: Literal["audio", "video"]) -> Recording:
+        return decode(
+            source,
+            sample_rate_hz=config.audio.sample_rate_hz,
+            frame_rate_hz=config.video.frame_rate_hz,
+            start_s=start_s,
+            end_s=last_s if end_s is None else min(end_s, last_s),
+            limits=limits,
+            want=streams,
+        )
+
+    if audio is not None and video is not None and audio == video:
+        return read(audio, "audio", "video")
+    sound = None if audio is None else read(audio, "audio")
+    picture = None if video is None else read(video, "video")
+    return Recording(
+        waveform_T=sound.waveform_T if sound else None,
+        frames_THW=picture.frames_THW if picture else None,
+        frame_times_s=picture.frame_times_s if picture else np.zeros(0),
+        duration_s=max((part.duration_s for part in (sound, picture) if part), default=0.0),
+    )
+
+
+def compute(
+    recording: Recording, transcript: str | None, config: Features, tokenizer: Tokenizer
+) -> tuple[ClipFeatures, tuple[FeatureWarning, ...]]:
+    """The features of one clip, and what should be told about it.
+
+    What the recording lacks has no steps; so has the picture when no face is in it ("no-face"). A silent sound is
+    kept, because silence says something too, and told ("silence"). What lies behind `max_duration_s`, and words
+    behind `max_words`, is left out and told ("truncated").
+    """
+    warnings: list[FeatureWarning] = []
+    audio_TF = np.zeros((0, audio_width(config.audio)), np.float16)
+    if recording.waveform_T is not None:
+        waveform_T = recording.waveform_T[: round(config.max_duration_s * config.audio.sample_rate_hz)]
+        audio_TF = log_mel(waveform_T, config.audio)
+        if not len(waveform_T) or np.sqrt(np.square(waveform_T).mean()) < SILENCE_LEVEL:
+            warnings.append("silence")
+    video_TF = np.zeros((0, video_width(config.video)), np.float16)
+    if recording.frames_THW is not None:
+        num_kept = int(np.searchsorted(recording.frame_times_s, config.max_duration_s))
+        video_TF, _ = describe(recording.frames_THW[:num_kept], recording.frame_times_s[:num_kept], config.video)
+        if not len(video_TF):
+            warnings.append("no-face")
+    word_ids_T, is_cut = encode(tokenizer, transcript, config.text)
+    if is_cut or recording.duration_s > config.max_duration_s:
+        warnings.append("truncated")
+    return ClipFeatures(audio_TF, video_TF, word_ids_T), tuple(warnings)

@@ -1,0 +1,101 @@
+"""Words of a transcript as numbers.
+
+A word is a run of letters, marks and digits, apostrophes inside it included ("don't"); case and Unicode
+compatibility forms do not matter. The special words are part of the vocabulary but not of the splitting, so nobody
+can smuggle a mask into a transcript by writing "[MASK]".
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import WordLevel
+
+from components.params import TextFeatures
+from components.storage import write_atomically
+
+SPECIAL_WORDS = ("[PAD]", "[UNK]", "[MASK]")
+PAD_ID, UNKNOWN_ID, MASK_ID = range(3)
+
+_WORD = r"[\p{L}\p{M}\p{N}]+(?:'[\p{L}\p{M}\p{N}]+)*"
+_CURLY_APOSTROPHE = "\u2019"
+
+
+def fit_tokenizer(transcripts: Iterable[str | None], config: TextFeatures) -> Tokenizer:
+    """A tokenizer that knows the most frequent words, equally frequent ones in the order of their code points."""
+    splitter = _tokenizer(())
+    counts: Counter[str] = Counter()
+    for transcript in transcripts:
+        counts.update(_words(splitter, transcript or ""))
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    return _tokenizer(ranked[: config.vocabulary_size - len(SPECIAL_WORDS)])
+
+
+def encode(tokenizer: Tokenizer, transcript: str | None, config: TextFeatures) -> tuple[NDArray[np.int32], bool]:
+    """Ids of the first `max_words` words, (T,) int32, and whether words were cut off.
+
+    A transcript that is unknown and one without a word are the same: no steps.
+    """
+    ids = tokenizer.encode(_encodable(transcript), add_special_tokens=False).ids if transcript else []
+    return np.asarray(ids[: config.max_words], np.int32), len(ids) > config.max_words
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Write `tokenizer.json`; the same vocabulary gives the same bytes."""
+    write_atomically(path, tokenizer.to_str(pretty=True).encode())
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read what `save_tokenizer` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no tokenizer of this project.
+    """
+    return parse_tokenizer(path.read_text(encoding="utf-8"), source=str(path))
+
+
+def parse_tokenizer(text: str, *, source: str) -> Tokenizer:
+    """The tokenizer in the text of a `tokenizer.json`.
+
+    Raises:
+        ValueError: it is no tokenizer of this project; `source` names it.
+    """
+    try:
+        content = json.loads(text)
+        vocabulary: dict[str, int] = content["model"]["vocab"]
+        words = sorted(vocabulary, key=vocabulary.__getitem__)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{source} is no tokenizer of this project: build the features again") from error
+    # Built anew instead of read: the library raises no named error, and only the vocabulary is the file's to decide.
+    tokenizer = _tokenizer(words[len(SPECIAL_WORDS) :])
+    if json.loads(tokenizer.to_str()) != content:
+        raise ValueError(f"{source} splits words in another way than this version: build the features again")
+    return tokenizer
+
+
+def _tokenizer(words: Iterable[str]) -> Tokenizer:
+    vocabulary = {word: index for index, word in enumerate((*SPECIAL_WORDS, *words))}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=SPECIAL_WORDS[UNKNOWN_ID]))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(_CURLY_APOSTROPHE, "'")]
+    )
+    # Inverted, the splitter treats what is no word as the separator and removes it.
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
+    return tokenizer
+
+
+def _words(splitter: Tokenizer, transcript: str) -> list[str]:
+    normalized = splitter.normalizer.normalize_str(_encodable(transcript))
+    return [word for word, _ in splitter.pre_tokenizer.pre_tokenize_str(normalized)]
+
+
+def _encodable(transcript: str) -> str:
+    """The transcript without halves of surrogate pairs, which JSON lets through and UTF-8 does not know."""
+    return transcript.encode(errors="replace").decode()

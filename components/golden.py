@@ -1,0 +1,90 @@
+"""Golden requests: recordings that travel with a bundle, with the answers that it gave when it was made.
+
+Wherever the bundle is loaded later, on another machine or in an image, the same requests must give the same
+probabilities; if they do not, decoding, features or weights differ there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from pydantic import Base64Bytes, TypeAdapter, ValidationError
+
+from components.bundle_files import GOLDEN_TOLERANCE
+from components.media import MediaError
+from components.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class GoldenRequest:
+    """One request and its answer.
+
+    Attributes:
+        audio, video: content of the files that would be posted.
+        probabilities: in the order of the bundle's labels.
+    """
+
+    name: str
+    audio: Base64Bytes | None
+    video: Base64Bytes | None
+    text: str | None
+    probabilities: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The content of `golden.json`."""
+
+    tolerance: float
+    requests: tuple[GoldenRequest, ...]
+
+    def to_json(self) -> bytes:
+        return TypeAdapter(Golden).dump_json(self, indent=2) + b"\n"
+
+    def error(self, predictor: Predictor) -> float:
+        """Largest distance between a stored probability and what `predictor` answers now, at most 1.
+
+        A request that can no longer be decoded, and an answer that is not a number, count as 1.
+        """
+        errors = [_distance(request, predictor) for request in self.requests]
+        return max(errors, default=0.0)
+
+
+def answer(requests: Sequence[GoldenRequest], predictor: Predictor) -> Golden:
+    """The requests with the answers of `predictor`."""
+    return Golden(
+        GOLDEN_TOLERANCE, tuple(replace(request, probabilities=_answer(request, predictor)) for request in requests)
+    )
+
+
+def parse(content: bytes) -> Golden:
+    """Read what `Golden.to_json` wrote.
+
+    Raises:
+        ValueError: the content is damaged.
+    """
+    try:
+        golden = TypeAdapter(Golden).validate_json(content)
+    except ValidationError as error:
+        raise ValueError(f"no golden requests: {error.errors()[0]['msg']}") from error
+    if not golden.requests:
+        raise ValueError("no golden requests: the list is empty")
+    return golden
+
+
+def _answer(request: GoldenRequest, predictor: Predictor) -> tuple[float, ...]:
+    features, _ = predictor.features_of(request.audio, request.video, request.text)
+    return tuple(float(value) for value in predictor.probabilities([features])[0])
+
+
+def _distance(request: GoldenRequest, predictor: Predictor) -> float:
+    if len(request.probabilities) != len(predictor.labels):
+        return 1.0
+    try:
+        found_C = np.asarray(_answer(request, predictor))
+    except MediaError:
+        return 1.0
+    distance_C = np.abs(found_C - np.asarray(request.probabilities))
+    return float(np.nan_to_num(distance_C, nan=1.0).max())

@@ -1,0 +1,68 @@
+"""Systems by name: a module of this folder is a system, and its name is its address."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+# What is not a system but what systems are made of.
+_PARTS = {"layers"}
+
+
+def system_names() -> list[str]:
+    """Names of the systems that can be built."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _PARTS)
+
+
+def build(system: str, **sizes: Any) -> PreTrainedModel:
+    """A freshly initialised model of a system; `sizes` are the fields of its configuration.
+
+    The draw comes from torch's generator: seed it first.
+
+    Raises:
+        ValueError: there is no such system.
+    """
+    names = system_names()
+    if system not in names:
+        near = difflib.get_close_matches(system, names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"unknown system {system!r}{hint} there are: {', '.join(names)}")
+    module = importlib.import_module(f"{__name__}.{system}")
+    model: PreTrainedModel = module.build(**sizes)
+    return model
+
+
+def load(folder: Path) -> PreTrainedModel:
+    """The model that `save_pretrained` wrote, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: the folder holds no model.
+        ValueError: it is not a model of this project, or its files do not belong together.
+    """
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no model: {path.name} is missing")
+    try:
+        system = json.loads(path.read_text(encoding="utf-8"))["system"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+        raise ValueError(f"{path} does not describe a model of this project: {error!r}") from error
+    if system not in system_names():
+        raise ValueError(f"{path}: unknown system {system!r}; there are: {', '.join(system_names())}")
+    module = importlib.import_module(f"{__name__}.{system}")
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model: PreTrainedModel = module.load(folder)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """Write `config.json` and `model.safetensors`, in the form that `load` and `AutoModel` read."""
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder)

@@ -1,0 +1,154 @@
+"""The parts that systems are made of: pre-norm transformer layers, positions, pooling.
+
+Every part takes a mask of valid steps (True) and never lets an invalid one reach a valid output.
+
+Shape suffixes: B batch, T steps of the sequence itself, S steps of the sequence it looks at, D width, H heads,
+F features of a step.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class StepDropout(nn.Module):
+    """Dropout that leaves out the same features at every step of a clip.
+
+    One mask a clip instead of one a step: as strong a regulariser for sequences (Gal & Ghahramani 2016), and
+    the random numbers, which a processor draws one by one, no longer cost a quarter of the training step.
+    """
+
+    def __init__(self, chance: float) -> None:
+        super().__init__()
+        self.chance = chance
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        if not self.training or self.chance == 0:
+            return x_BTD
+        keep_B1D = torch.rand(x_BTD.shape[0], 1, x_BTD.shape[2], device=x_BTD.device) >= self.chance
+        kept_BTD: Tensor = x_BTD * (keep_B1D / (1 - self.chance))
+        return kept_BTD
+
+
+class Attention(nn.Module):
+    """Multi-head attention, from a sequence to itself or to another one, with a learned null key.
+
+    The null key and value stand in front of every looked-at sequence: a query that finds nothing, above all in
+    an empty sequence, has somewhere to look.
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, width)
+        self.null_key_value = nn.Parameter(torch.empty(2, width))
+
+    def forward(self, x_BTD: Tensor, memory_BSD: Tensor, memory_mask_BS: Tensor) -> Tensor:
+        batch, steps, width = x_BTD.shape
+        key_value_BSD = torch.cat(
+            [self.null_key_value.reshape(1, 1, -1).expand(batch, 1, -1), self.key_value(memory_BSD)], dim=1
+        )
+        key_BHSD, value_BHSD = (self._heads(part_BSD) for part_BSD in key_value_BSD.chunk(2, dim=2))
+        mask_B11S = F.pad(memory_mask_BS, (1, 0), value=True)[:, None, None, :]
+        mixed_BHTD = F.scaled_dot_product_attention(
+            self._heads(self.query(x_BTD)), key_BHSD, value_BHSD, attn_mask=mask_B11S
+        )
+        attended: Tensor = self.output(mixed_BHTD.transpose(1, 2).reshape(batch, steps, width))
+        return attended
+
+    def _heads(self, x_BTD: Tensor) -> Tensor:
+        batch, steps, width = x_BTD.shape
+        return x_BTD.reshape(batch, steps, self.num_heads, width // self.num_heads).transpose(1, 2)
+
+
+class Layer(nn.Module):
+    """A pre-norm transformer layer: attention, then a feed-forward part, each added to what comes in.
+
+    With a memory of its own it is a cross-modal layer (Tsai et al. 2019): queries from one modality, keys and
+    values from another.
+    """
+
+    def __init__(self, width: int, num_heads: int, dropout: float, *, cross: bool = False) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.memory_norm = nn.LayerNorm(width) if cross else None
+        self.attention = Attention(width, num_heads)
+        self.forward_norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, 3 * width)
+        self.contract = nn.Linear(3 * width, width)
+        self.dropout = StepDropout(dropout)
+
+    def forward(self, x_BTD: Tensor, memory_BSD: Tensor | None, memory_mask_BS: Tensor) -> Tensor:
+        normed_BTD = self.attention_norm(x_BTD)
+        if self.memory_norm is None:
+            looked_at_BSD = normed_BTD
+        else:
+            assert memory_BSD is not None
+            looked_at_BSD = self.memory_norm(memory_BSD)
+        x_BTD = x_BTD + self.dropout(self.attention(normed_BTD, looked_at_BSD, memory_mask_BS))
+        inner_BTD = F.gelu(self.expand(self.forward_norm(x_BTD)))
+        left_BTD: Tensor = x_BTD + self.dropout(self.contract(inner_BTD))
+        return left_BTD
+
+
+class Stack(nn.Module):
+    """Layers one after another, of one kind, with a norm at the end."""
+
+    def __init__(self, num_layers: int, width: int, num_heads: int, dropout: float, *, cross: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(width, num_heads, dropout, cross=cross) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x_BTD: Tensor, memory_BSD: Tensor | None, memory_mask_BS: Tensor) -> Tensor:
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, memory_BSD, memory_mask_BS)
+        normed: Tensor = self.norm(x_BTD)
+        return normed
+
+
+class FrameProjection(nn.Module):
+    """Frames of features to the model's width, each with a look at its neighbours (a convolution of 3 steps)."""
+
+    def __init__(self, num_features: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.project = nn.Linear(num_features, width)
+        self.neighbours = nn.Conv1d(width, width, kernel_size=3, padding=1, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = StepDropout(dropout)
+
+    def forward(self, x_BTF: Tensor, mask_BT: Tensor) -> Tensor:
+        # The convolution looks one step over the clip's end: there it must see what it sees at the tensor's end.
+        projected_BTD = self.project(x_BTF) * mask_BT[:, :, None]
+        local_BTD = self.neighbours(projected_BTD.transpose(1, 2)).transpose(1, 2)
+        projected: Tensor = self.dropout(self.norm(projected_BTD + F.gelu(local_BTD)))
+        return projected
+
+
+def valid_steps(lengths_B: Tensor, num_steps: int) -> Tensor:
+    """(B, T) bool: which steps lie within each clip's length."""
+    return torch.arange(num_steps, device=lengths_B.device)[None, :] < lengths_B[:, None]
+
+
+def positions(num_steps: int, width: int, step: float, device: torch.device) -> Tensor:
+    """(T, D) sinusoidal positions (Vaswani et al. 2017) of steps that lie `step` apart on the shared time axis."""
+    time_T = torch.arange(num_steps, device=device, dtype=torch.float32) * step
+    rate_D = torch.exp(torch.arange(0, width, 2, device=device, dtype=torch.float32) * (-math.log(1e4) / width))
+    angle_TD = time_T[:, None] * rate_D[None, :]
+    return torch.stack([angle_TD.sin(), angle_TD.cos()], dim=2).reshape(num_steps, -1)[:, :width]
+
+
+def statistics_pooling(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    """(B, 2 D): mean and standard deviation over the valid steps; a clip without any gets zeros."""
+    weight_BT1 = mask_BT[:, :, None].to(x_BTD.dtype)
+    count_B1 = weight_BT1.sum(dim=1).clamp(min=1)
+    mean_BD = (x_BTD * weight_BT1).sum(dim=1) / count_B1
+    variance_BD = ((x_BTD - mean_BD[:, None, :]).square() * weight_BT1).sum(dim=1) / count_B1
+    # The root's slope is infinite at 0, where a clip of one step lies.
+    deviation_BD = (variance_BD + 1e-6).sqrt()
+    return torch.cat([mean_BD, deviation_BD], dim=1)

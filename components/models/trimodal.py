@@ -1,0 +1,313 @@
+"""The trimodal system: video and words projected into the audio's time by cross-modal attention.
+
+After Khare, Parthasarathy and Sundaram, "Self-supervised learning with cross-modal transformers for emotion
+recognition" (SLT 2021), in the form that their earlier paper describes (arXiv 2009.05019): an audio encoder, one
+cross-modal block for video and one for words, and a weighted sum of the three on the audio's time base.
+
+A missing modality is a mask, not a branch: its steps are replaced by a learned frame, nothing looks at them, and
+its weight in the sum goes to the others. Without audio the learned frames still carry the time base.
+
+Shape suffixes: B batch, T steps, A steps of the audio time base, V video steps, W words, F features of a step,
+D width, C classes, M modalities (audio, video, text), K windows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from components.models.layers import (
+    Attention,
+    FrameProjection,
+    Stack,
+    StepDropout,
+    positions,
+    statistics_pooling,
+    valid_steps,
+)
+
+
+class TrimodalConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # transformers leaves these untyped
+    """Sizes of the trimodal system; the step lengths put its three sequences on one time axis."""
+
+    model_type = "affect_trimodal"
+
+    system: str = "trimodal"
+    audio_features: int = 160
+    video_features: int = 216
+    vocabulary_size: int = 64
+    num_classes: int = 2
+    audio_step_s: float = 0.04
+    video_step_s: float = 0.08
+    # Words carry no times: this is the mean rate of English speech, used when there is nothing but words.
+    word_step_s: float = 0.32
+    width: int = 96
+    num_heads: int = 4
+    num_layers: int = 2
+    dropout: float = 0.1
+    modality_weights: list[float] | tuple[float, ...] = (0.4, 0.4, 0.2)
+    initializer_range: float = 0.02
+
+
+@dataclass(frozen=True)
+class TrimodalOutput:
+    """What `TrimodalModel` computes on the way, by name.
+
+    Attributes:
+        logits_BC: scores of the classes.
+        pooled_BD: (B, 2 D) mean and deviation of the fused sequence over time.
+        fused_BAD: the weighted sum of the modalities on the audio time base.
+        step_mask_BA: valid steps of the fused sequence, True where valid.
+        video_BVD, words_BWD: each modality's own encoding, before the fusion.
+        video_mask_BV, word_mask_BW: their valid steps.
+    """
+
+    logits_BC: Tensor
+    pooled_BD: Tensor
+    fused_BAD: Tensor
+    step_mask_BA: Tensor
+    video_BVD: Tensor
+    video_mask_BV: Tensor
+    words_BWD: Tensor
+    word_mask_BW: Tensor
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What the model believes the inputs to be: normalised frames, and scores over the vocabulary."""
+
+    audio_BTF: Tensor
+    video_BTF: Tensor
+    words_BTV: Tensor
+
+
+class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]
+    """Audio-anchored cross-modal transformer over any subset of audio, video and words."""
+
+    config_class = TrimodalConfig
+    base_model_prefix = ""
+    audio_mean_F: Tensor
+    audio_deviation_F: Tensor
+    video_mean_F: Tensor
+    video_deviation_F: Tensor
+
+    def __init__(self, config: TrimodalConfig) -> None:
+        super().__init__(config)
+        width, heads, layers, dropout = config.width, config.num_heads, config.num_layers, config.dropout
+        for name, num_features in (("audio", config.audio_features), ("video", config.video_features)):
+            self.register_buffer(f"{name}_mean_F", torch.zeros(num_features))
+            self.register_buffer(f"{name}_deviation_F", torch.ones(num_features))
+        self.audio_mask_frame = nn.Parameter(torch.empty(config.audio_features))
+        self.video_mask_frame = nn.Parameter(torch.empty(config.video_features))
+        self.audio_projection = FrameProjection(config.audio_features, width, dropout)
+        self.video_projection = FrameProjection(config.video_features, width, dropout)
+        self.word_embedding = nn.Embedding(config.vocabulary_size, width)
+        self.word_dropout = StepDropout(dropout)
+        self.audio_encoder = Stack(layers, width, heads, dropout)
+        self.video_encoder = Stack(1, width, heads, dropout)
+        self.word_encoder = Stack(1, width, heads, dropout)
+        self.video_to_audio = Stack(layers, width, heads, dropout, cross=True)
+        self.words_to_audio = Stack(layers, width, heads, dropout, cross=True)
+        self.head = nn.Sequential(
+            nn.LayerNorm(2 * width),
+            nn.Linear(2 * width, width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, config.num_classes),
+        )
+        self.decoder = _Decoder(config)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Every initial value of the network, in one place."""
+        deviation = self.config.initializer_range
+        if isinstance(module, nn.Linear | nn.Conv1d):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=1.0 / self.config.width**0.5)
+        elif isinstance(module, Attention):
+            nn.init.normal_(module.null_key_value, std=deviation)
+        elif isinstance(module, _Decoder):
+            nn.init.normal_(module.video_query, std=deviation)
+            nn.init.normal_(module.word_query, std=deviation)
+        elif isinstance(module, TrimodalModel):
+            nn.init.normal_(module.audio_mask_frame, std=deviation)
+            nn.init.normal_(module.video_mask_frame, std=deviation)
+            for name in ("audio", "video"):
+                nn.init.zeros_(getattr(module, f"{name}_mean_F"))
+                nn.init.ones_(getattr(module, f"{name}_deviation_F"))
+
+    def set_input_statistics(
+        self, *, audio_mean_F: Tensor, audio_deviation_F: Tensor, video_mean_F: Tensor, video_deviation_F: Tensor
+    ) -> None:
+        """Store the mean and standard deviation of the training frames; every input is normalised with them."""
+        for name, value_F in (
+            ("audio_mean_F", audio_mean_F),
+            ("audio_deviation_F", audio_deviation_F),
+            ("video_mean_F", video_mean_F),
+            ("video_deviation_F", video_deviation_F),
+        ):
+            getattr(self, name).copy_(value_F)
+
+    def normalised_audio(self, audio_BTF: Tensor) -> Tensor:
+        """Audio frames in units of the training frames' deviation."""
+        return (audio_BTF - self.audio_mean_F) / self.audio_deviation_F
+
+    def normalised_video(self, video_BTF: Tensor) -> Tensor:
+        """Video frames in units of the training frames' deviation."""
+        return (video_BTF - self.video_mean_F) / self.video_deviation_F
+
+    def forward(
+        self,
+        audio_BTF: Tensor,
+        audio_lengths_B: Tensor,
+        video_BTF: Tensor,
+        video_lengths_B: Tensor,
+        word_ids_BT: Tensor,
+        word_lengths_B: Tensor,
+        audio_masked_BT: Tensor | None = None,
+        video_masked_BT: Tensor | None = None,
+    ) -> TrimodalOutput:
+        """Logits and what leads to them. A length of 0 is a missing modality; at least one must be there.
+
+        The masked steps (bool), used in training only, are replaced by the learned frame.
+        """
+        config, device = self.config, audio_BTF.device
+        anchor_lengths_B = self._anchor_lengths(audio_lengths_B, video_lengths_B, word_lengths_B)
+        num_steps = max(int(anchor_lengths_B.max()), audio_BTF.shape[1])
+        step_mask_BA = valid_steps(anchor_lengths_B, num_steps)
+        video_mask_BV = valid_steps(video_lengths_B, video_BTF.shape[1])
+        word_mask_BW = valid_steps(word_lengths_B, word_ids_BT.shape[1])
+
+        absent_BA = ~valid_steps(audio_lengths_B, num_steps)
+        if audio_masked_BT is not None:
+            absent_BA = absent_BA | F.pad(audio_masked_BT, (0, num_steps - audio_masked_BT.shape[1]))
+        audio_BAF = F.pad(self.normalised_audio(audio_BTF), (0, 0, 0, num_steps - audio_BTF.shape[1]))
+        audio_BAF = torch.where(absent_BA[:, :, None], self.audio_mask_frame, audio_BAF)
+        video_BVF = self.normalised_video(video_BTF)
+        if video_masked_BT is not None:
+            video_BVF = torch.where(video_masked_BT[:, :, None], self.video_mask_frame, video_BVF)
+
+        video_stride = config.video_step_s / config.audio_step_s
+        anchor_BAD = self.audio_projection(audio_BAF, step_mask_BA) + positions(num_steps, config.width, 1.0, device)
+        anchor_BAD = self.audio_encoder(anchor_BAD, None, step_mask_BA)
+        video_BVD = self.video_projection(video_BVF, video_mask_BV)
+        video_BVD = video_BVD + positions(video_BTF.shape[1], config.width, video_stride, device)
+        video_BVD = self.video_encoder(video_BVD, None, video_mask_BV)
+        words_BWD = self.word_dropout(self.word_embedding(word_ids_BT) * config.width**0.5)
+        words_BWD = words_BWD + positions(word_ids_BT.shape[1], config.width, 1.0, device)
+        words_BWD = self.word_encoder(words_BWD, None, word_mask_BW)
+
+        present_BM = torch.stack([audio_lengths_B, video_lengths_B, word_lengths_B], dim=1) > 0
+        weight_BM = present_BM * torch.tensor(config.modality_weights, device=device)
+        weight_BM = weight_BM / weight_BM.sum(dim=1, keepdim=True).clamp(min=1e-9)
+        views_MBAD = torch.stack(
+            [
+                anchor_BAD,
+                self.video_to_audio(anchor_BAD, video_BVD, video_mask_BV),
+                self.words_to_audio(anchor_BAD, words_BWD, word_mask_BW),
+            ]
+        )
+        fused_BAD = torch.einsum("mbad,bm->bad", views_MBAD, weight_BM)
+        pooled_BD = statistics_pooling(fused_BAD, step_mask_BA)
+        return TrimodalOutput(
+            logits_BC=self.head(pooled_BD),
+            pooled_BD=pooled_BD,
+            fused_BAD=fused_BAD,
+            step_mask_BA=step_mask_BA,
+            video_BVD=video_BVD,
+            video_mask_BV=video_mask_BV,
+            words_BWD=words_BWD,
+            word_mask_BW=word_mask_BW,
+        )
+
+    def window_logits(self, output: TrimodalOutput, *, window_s: float) -> tuple[Tensor, Tensor]:
+        """(B, K, C) logits of consecutive windows of `window_s` seconds, and (B, K) which of them hold any step.
+
+        A window is read as the whole clip is: its own steps pooled, then the head.
+        """
+        fused_BAD, mask_BA = output.fused_BAD, output.step_mask_BA
+        steps = max(1, round(window_s / self.config.audio_step_s))
+        batch, num_steps, width = fused_BAD.shape
+        num_windows = -(-num_steps // steps)
+        padding = num_windows * steps - num_steps
+        fused_BAD = F.pad(fused_BAD, (0, 0, 0, padding)).reshape(batch * num_windows, steps, width)
+        mask_BA = F.pad(mask_BA, (0, padding)).reshape(batch * num_windows, steps)
+        logits = self.head(statistics_pooling(fused_BAD, mask_BA))
+        return logits.reshape(batch, num_windows, -1), mask_BA.any(dim=1).reshape(batch, num_windows)
+
+    def reconstruct(self, output: TrimodalOutput, *, num_audio: int, num_video: int, num_words: int) -> Reconstruction:
+        """Rebuild the inputs from the fused sequence, at as many steps of each as asked (pre-training)."""
+        reconstruction: Reconstruction = self.decoder(output, num_audio, num_video, num_words)
+        return reconstruction
+
+    def _anchor_lengths(self, audio_lengths_B: Tensor, video_lengths_B: Tensor, word_lengths_B: Tensor) -> Tensor:
+        """Steps of the audio time base: the audio's own, or what the video or else the words last."""
+        config = self.config
+        from_video_B = (video_lengths_B * (config.video_step_s / config.audio_step_s)).ceil().long()
+        from_words_B = (word_lengths_B * (config.word_step_s / config.audio_step_s)).ceil().long()
+        other_B = torch.where(video_lengths_B > 0, from_video_B, from_words_B)
+        return torch.where(audio_lengths_B > 0, audio_lengths_B, other_B)
+
+
+class _Decoder(nn.Module):
+    """Reconstruction heads: audio where it lies, video and words by a look from their own steps at the fusion."""
+
+    def __init__(self, config: TrimodalConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.config = config
+        self.video_query = nn.Parameter(torch.empty(width))
+        self.word_query = nn.Parameter(torch.empty(width))
+        self.video_block = Stack(1, width, config.num_heads, config.dropout, cross=True)
+        self.word_block = Stack(1, width, config.num_heads, config.dropout, cross=True)
+        self.audio_head = nn.Linear(width, config.audio_features)
+        self.video_head = nn.Linear(width, config.video_features)
+        self.word_head = nn.Linear(width, config.vocabulary_size)
+
+    def forward(self, output: TrimodalOutput, num_audio: int, num_video: int, num_words: int) -> Reconstruction:
+        fused_BAD, mask_BA = output.fused_BAD, output.step_mask_BA
+        stride = self.config.video_step_s / self.config.audio_step_s
+        video_BVD = self._queries(output.video_BVD, output.video_mask_BV, self.video_query, num_video, stride)
+        words_BWD = self._queries(output.words_BWD, output.word_mask_BW, self.word_query, num_words, 1.0)
+        audio_BAD = F.pad(fused_BAD, (0, 0, 0, max(0, num_audio - fused_BAD.shape[1])))[:, :num_audio]
+        return Reconstruction(
+            audio_BTF=self.audio_head(audio_BAD),
+            video_BTF=self.video_head(self.video_block(video_BVD, fused_BAD, mask_BA)),
+            words_BTV=self.word_head(self.word_block(words_BWD, fused_BAD, mask_BA)),
+        )
+
+    @staticmethod
+    def _queries(encoded_BTD: Tensor, mask_BT: Tensor, query_D: Tensor, num_steps: int, stride: float) -> Tensor:
+        """A step's own encoding where there is one; elsewhere, as for a modality left out, its place alone."""
+        missing = max(0, num_steps - encoded_BTD.shape[1])
+        encoded_BTD = F.pad(encoded_BTD, (0, 0, 0, missing))[:, :num_steps]
+        mask_BT = F.pad(mask_BT, (0, missing))[:, :num_steps]
+        place_TD = query_D + positions(num_steps, encoded_BTD.shape[2], stride, encoded_BTD.device)
+        return torch.where(mask_BT[:, :, None], encoded_BTD, place_TD)
+
+
+def build(**sizes: Any) -> TrimodalModel:
+    """A freshly initialised model; `sizes` are fields of `TrimodalConfig`."""
+    return TrimodalModel(TrimodalConfig(**sizes))
+
+
+def load(folder: Path) -> TrimodalModel:
+    """The model that `save_pretrained` wrote to `folder`."""
+    model: TrimodalModel = TrimodalModel.from_pretrained(folder, local_files_only=True)
+    return model
+
+
+AutoConfig.register(TrimodalConfig.model_type, TrimodalConfig, exist_ok=True)
+AutoModel.register(TrimodalConfig, TrimodalModel, exist_ok=True)

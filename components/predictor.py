@@ -1,0 +1,150 @@
+"""From the bytes of a recording to probabilities: the one path that evaluation, golden requests and serving share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel
+
+from components import media, models, params, training
+from components.bundle_files import CONFIG, LABELS, PREPROCESS, TOKENIZER, WEIGHTS
+from components.clip import MODALITIES
+from components.features import ClipFeatures, clip_features
+from components.features.text import load_tokenizer
+
+_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedClips:
+    """Clips with their features in memory, as a source of batches."""
+
+    clips: Sequence[ClipFeatures]
+    clip_ids: Sequence[str]
+    speaker_ids: Sequence[str]
+    labels_NC: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def num_steps_N3(self) -> NDArray[np.int64]:
+        steps = [(len(clip.audio_TF), len(clip.video_TF), len(clip.word_ids_T)) for clip in self.clips]
+        return np.array(steps, dtype=np.int64).reshape(-1, len(MODALITIES))
+
+    def features(self, index: int) -> ClipFeatures:
+        return self.clips[index]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A model with everything that turns recordings into its input."""
+
+    model: PreTrainedModel
+    features: params.Features
+    tokenizer: Tokenizer
+    labels: tuple[str, ...]
+
+    def features_of(
+        self,
+        audio: bytes | Path | None,
+        video: bytes | Path | None,
+        text: str | None,
+        *,
+        limits: media.Limits | None = None,
+    ) -> tuple[ClipFeatures, tuple[clip_features.FeatureWarning, ...]]:
+        """What the model sees of a recording, and short warnings such as "no-face".
+
+        The sound is taken from `audio`, or, where there is none, from the video file.
+
+        Raises:
+            MediaError: a file is broken, or passes a limit.
+            ValueError: there is neither audio nor video nor text.
+        """
+        if audio is None and video is None and text is None:
+            raise ValueError("audio, video and text are all missing: give at least one")
+        recording = clip_features.record(
+            audio=audio if audio is not None else video, video=video, config=self.features, limits=limits
+        )
+        return clip_features.compute(recording, text, self.features, self.tokenizer)
+
+    def probabilities(self, clips: Sequence[ClipFeatures]) -> NDArray[np.float32]:
+        """Probability of each label for each clip, (N, C)."""
+        names = [str(number) for number in range(len(clips))]
+        nothing_NC = np.full((len(clips), len(self.labels)), np.nan, dtype=np.float32)
+        source = LoadedClips(clips, names, names, nothing_NC)
+        return training.predict(self.model, source, batch_size=_BATCH_SIZE)
+
+
+def load(folder: Path) -> Predictor:
+    """Read the files of a bundle that predictions need.
+
+    Raises:
+        ValueError: a file is missing or damaged, or the files do not belong together; names file and remedy.
+    """
+    labels = read_labels(folder / LABELS)
+    features = read_preprocess(folder / PREPROCESS)
+    try:
+        tokenizer = load_tokenizer(folder / TOKENIZER)
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise _damaged(folder / TOKENIZER, error) from error
+    model = load_model(folder)
+    num_classes = int(model.config.num_classes)
+    if num_classes != len(labels):
+        raise ValueError(f"{folder / LABELS} has {len(labels)} labels for a model of {num_classes}: build both again")
+    return Predictor(model, features, tokenizer, labels)
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """The label names in the order of the model's outputs.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    try:
+        return TypeAdapter(tuple[str, ...]).validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError) as error:
+        raise _damaged(path, error) from error
+
+
+def read_preprocess(path: Path) -> params.Features:
+    """The settings of the features.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise _damaged(path, error) from error
+    return params.parse(params.Features, values, source=str(path))
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """The model of a bundle, or of a stage's output.
+
+    Raises:
+        ValueError: a file of it is missing or damaged.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name} is missing: build it again with `dvc repro`, or fetch it again")
+    try:
+        return models.load(folder)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise _damaged(folder / WEIGHTS, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    if isinstance(error, FileNotFoundError):
+        return ValueError(f"{path} is missing: build it again with `dvc repro`, or fetch it again")
+    reason = " ".join(str(error).split())
+    return ValueError(f"{path} is damaged ({reason[:200]}): build it again with `dvc repro`, or fetch it again")

@@ -1,0 +1,105 @@
+"""A small typed client of the endpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from serving.problems import MEDIA_TYPE
+from serving.schema import Answer, ModelCard, Problem
+
+_Schema = TypeVar("_Schema", bound=BaseModel)
+
+
+class ServingError(RuntimeError):
+    """The endpoint did not answer the question.
+
+    Attributes:
+        problem: what it said, or None when it did not answer at all.
+    """
+
+    def __init__(self, message: str, problem: Problem | None = None) -> None:
+        super().__init__(message)
+        self.problem = problem
+
+
+class Client:
+    """Asks one endpoint. Use it in a `with` block, or close it.
+
+    Args:
+        url: of the endpoint, such as http://127.0.0.1:8000.
+        timeout_s: for one answer.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = 120.0) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self.url, timeout=timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def predict(
+        self, clip: Path | bytes | None = None, *, audio: Path | bytes | None = None, text: str | None = None
+    ) -> Answer:
+        """Judge a clip: a recording with picture (its sound is used too), or sound alone as `audio`, and words.
+
+        Raises:
+            ServingError: the endpoint does not answer, or refuses the request; the message says why in one line.
+            OSError: a file cannot be read.
+        """
+        files = {name: _content(source) for name, source in (("video", clip), ("audio", audio)) if source is not None}
+        words = {} if text is None else {"text": text}
+        if files:
+            request = self._http.build_request("POST", "/v1/emotion", files=files, data=words)
+        else:
+            request = self._http.build_request("POST", "/v1/emotion", json=words)
+        return _parse(Answer, self._send(request))
+
+    def model(self) -> ModelCard:
+        """The served model.
+
+        Raises:
+            ServingError: the endpoint does not answer, or serves no model yet.
+        """
+        return _parse(ModelCard, self._send(self._http.build_request("GET", "/v1/model")))
+
+    def _send(self, request: httpx.Request) -> httpx.Response:
+        try:
+            answer = self._http.send(request)
+        except httpx.ConnectError as error:
+            raise ServingError(f"nothing answers at {self.url}: start the platform with `affect up`") from error
+        except httpx.TransportError as error:
+            reason = str(error) or type(error).__name__
+            raise ServingError(f"{self.url} broke off: {reason}; try again, or see `affect status`") from error
+        if answer.is_success:
+            return answer
+        if answer.headers.get("content-type", "").startswith(MEDIA_TYPE):
+            problem = _parse(Problem, answer)
+            raise ServingError(problem.detail, problem)
+        text = " ".join(answer.text.split())[:300]
+        raise ServingError(f"{self.url} answers {answer.status_code}: {text or answer.reason_phrase}")
+
+
+def _content(source: Path | bytes) -> bytes:
+    return source if isinstance(source, bytes) else source.read_bytes()
+
+
+def _parse(schema: type[_Schema], answer: httpx.Response) -> _Schema:
+    try:
+        return schema.model_validate_json(answer.content)
+    except ValidationError as error:
+        raise ServingError(
+            f"{answer.url} is no endpoint of this version: {error.error_count()} fields differ"
+        ) from error

@@ -1,0 +1,222 @@
+"""Put a bundle on the running Ray Serve, through the REST API of Ray's dashboard and nothing else.
+
+The application lives on a long-lived Ray (`ray start --head`): a flow that deploys only talks HTTP, so what it
+deploys outlives it. With the same code, a PUT that changes nothing but `user_config` reaches the running replicas
+as a `reconfigure` (Ray compares `import_path`, `runtime_env` and `args` to tell); no replica restarts.
+"""
+
+from __future__ import annotations
+
+import time
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import httpx
+from pydantic import BaseModel
+
+from components.settings import PROJECT_ROOT, Settings
+from serving.problems import MEDIA_TYPE, PREFIX
+from serving.schema import ModelCard, Problem
+
+APPLICATION: Final = "affect"
+DEPLOYMENT: Final = "endpoint"
+_APPLICATIONS: Final = "/api/serve/applications/"
+_POLL_S: Final = 0.25
+
+
+class DeployError(RuntimeError):
+    """The endpoint does not serve what it was told to; the message says why."""
+
+
+def serve_config(bundle: str, release: int, *, here: Settings, num_replicas: int = 1) -> dict[str, Any]:
+    """The Serve configuration that serves `bundle` (empty: none yet) as `release`.
+
+    Raises:
+        ValueError: a key is not one that Ray Serve knows (Ray itself would drop it in silence).
+    """
+    config: dict[str, Any] = {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": here.host, "port": here.serve_port, "request_timeout_s": 120.0},
+        "applications": [
+            {
+                "name": APPLICATION,
+                "route_prefix": "/",
+                "import_path": "serving.ray_app:app",
+                "runtime_env": {"env_vars": _environment(here)},
+                "deployments": [
+                    {
+                        "name": DEPLOYMENT,
+                        "num_replicas": num_replicas,
+                        "max_ongoing_requests": 16,
+                        "max_queued_requests": 64,
+                        "backpressure_config": {"status_code": 429, "retry_after_s": 1.0},
+                        "graceful_shutdown_timeout_s": 20.0,
+                        "ray_actor_options": {"num_cpus": 0.5},
+                        "user_config": {"bundle": bundle, "release": release},
+                    }
+                ],
+            }
+        ],
+    }
+    refuse_unknown(config)
+    return config
+
+
+def _environment(here: Settings) -> dict[str, str]:
+    # No more than a replica reads: each change of a variable here would restart the replicas.
+    needed = ("AFFECT_HOME", "AFFECT_STORAGE_URL")
+    return {"PYTHONPATH": str(PROJECT_ROOT), **{name: here.environment()[name] for name in needed}}
+
+
+def refuse_unknown(config: Mapping[str, Any]) -> None:
+    """Check a Serve configuration against Ray's schema, unknown keys included.
+
+    Raises:
+        ValueError: with the path of the first key that Ray Serve would drop, or the first value it refuses.
+    """
+    # Ray takes seconds to import, and only who writes a configuration needs its schema.
+    from ray.serve.schema import ServeDeploySchema
+
+    for key in _unknown(ServeDeploySchema, config, ""):
+        raise ValueError(
+            f"Serve config: Ray Serve knows no {key}; it would be dropped in silence, so correct or remove it"
+        )
+    ServeDeploySchema.model_validate(config)
+
+
+def deploy(
+    bundle: str, release: int, *, here: Settings, num_replicas: int = 1, deadline_s: float = 120.0
+) -> ModelCard | None:
+    """Serve `bundle` as `release` and wait until the endpoint answers with it; the card of what is now served.
+
+    An empty `bundle` starts the endpoint before the first promotion; then there is no card.
+
+    Raises:
+        DeployError: no dashboard answers, the bundle was refused, or the deadline passed. What was served before is
+            configured again.
+    """
+    with httpx.Client(timeout=60.0) as client:
+        before = _present_config(client, here)
+        _call(client, here, "PUT", serve_config(bundle, release, here=here, num_replicas=num_replicas))
+        try:
+            return _wait(client, here, bundle, release, deadline_s)
+        except DeployError:
+            if before is not None:
+                _call(client, here, "PUT", before)
+            raise
+
+
+def endpoint_status(here: Settings) -> str:
+    """Status of the application as Ray Serve names it: RUNNING, DEPLOYING, DEPLOY_FAILED, ..., or NOT_STARTED.
+
+    Raises:
+        DeployError: no dashboard answers.
+    """
+    with httpx.Client(timeout=10.0) as client:
+        return str(_application(client, here).get("status", "NOT_STARTED"))
+
+
+def _wait(client: httpx.Client, here: Settings, bundle: str, release: int, deadline_s: float) -> ModelCard | None:
+    deadline = time.monotonic() + deadline_s
+    last = "nothing yet"
+    while time.monotonic() < deadline:
+        application = _application(client, here)
+        status = application.get("status", "NOT_STARTED")
+        reasons = _messages(application)
+        if status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            raise DeployError(f"release {release} is not served: Ray Serve says {status}: {reasons}")
+        last = f"Ray Serve says {status} {reasons}".strip()
+        if status == "RUNNING":
+            settled, card = _ask(client, here, bundle, release)
+            if settled:
+                return card
+        time.sleep(_POLL_S)
+    raise DeployError(f"release {release} is not served after {deadline_s:.0f} s: {last}; see the Ray dashboard")
+
+
+def _ask(client: httpx.Client, here: Settings, bundle: str, release: int) -> tuple[bool, ModelCard | None]:
+    """Whether the endpoint serves what it was told to, and the card of its model."""
+    try:
+        answer = client.get(f"{here.endpoint_url}/v1/model")
+    except httpx.TransportError:
+        return False, None
+    card, problem = None, None
+    if answer.status_code == 200:
+        card = ModelCard.model_validate_json(answer.content)
+    elif answer.headers.get("content-type", "").startswith(MEDIA_TYPE):
+        problem = Problem.model_validate_json(answer.content)
+    refused = (card.refused or "") if card else problem.detail if problem else ""
+    if refused.startswith(f"release {release}: bundle {bundle} "):
+        raise DeployError(refused)
+    if not bundle:
+        return problem is not None and problem.type == f"{PREFIX}no-model", None
+    return card is not None and card.release == release, card
+
+
+def _present_config(client: httpx.Client, here: Settings) -> dict[str, Any] | None:
+    config = _application(client, here).get("deployed_app_config")
+    if not config:
+        return None
+    [user_config] = [each["user_config"] for each in config["deployments"] if each["name"] == DEPLOYMENT]
+    [deployment] = [each for each in config["deployments"] if each["name"] == DEPLOYMENT]
+    return serve_config(
+        user_config["bundle"], user_config["release"], here=here, num_replicas=deployment["num_replicas"]
+    )
+
+
+def _application(client: httpx.Client, here: Settings) -> dict[str, Any]:
+    answer = _call(client, here, "GET")
+    applications: dict[str, dict[str, Any]] = answer.json().get("applications", {})
+    return applications.get(APPLICATION, {})
+
+
+def _call(client: httpx.Client, here: Settings, method: str, config: dict[str, Any] | None = None) -> httpx.Response:
+    try:
+        answer = client.request(method, f"{here.dashboard_url}{_APPLICATIONS}", json=config)
+    except httpx.TransportError as error:
+        raise DeployError(
+            f"no Ray dashboard answers at {here.dashboard_url}: start the platform with `affect up`"
+        ) from error
+    if answer.status_code != 200:
+        text = " ".join(answer.text.split())[:500]
+        raise DeployError(f"Ray Serve refuses it ({method} {_APPLICATIONS}: {answer.status_code}): {text}")
+    return answer
+
+
+def _messages(application: Mapping[str, Any]) -> str:
+    """The deployment's own error, without the traceback around it."""
+    texts = [
+        application.get("message", ""),
+        *(each.get("message", "") for each in application.get("deployments", {}).values()),
+    ]
+    lines: list[str] = [line.strip() for text in texts for line in text.splitlines()]
+    errors = [line for line in lines if "Error: " in line and "Traceback" not in line]
+    found = errors or [line for line in lines if line]
+    return found[-1] if found else ""
+
+
+def _unknown(model: type[BaseModel], values: Mapping[str, Any], path: str) -> Iterator[str]:
+    for key, value in values.items():
+        if key not in model.model_fields:
+            yield f"{path}{key}"
+            continue
+        inner = _model_in(model.model_fields[key].annotation)
+        if inner is None:
+            continue
+        for index, each in enumerate(value if isinstance(value, list) else [value]):
+            if isinstance(each, Mapping):
+                yield from _unknown(
+                    inner, each, f"{path}{key}[{index}]." if isinstance(value, list) else f"{path}{key}."
+                )
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    """The pydantic model that a field holds, alone, optional or in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (list, typing.Union, types.UnionType):
+        found = [_model_in(each) for each in typing.get_args(annotation)]
+        return next((each for each in found if each is not None), None)
+    return None

@@ -1,0 +1,45 @@
+"""Every way a request can fail, by name: the code, the HTTP status and the title of its RFC 9457 problem."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Final
+
+from serving.schema import Problem
+
+PREFIX: Final = "urn:affect:problem:"
+MEDIA_TYPE: Final = "application/problem+json"
+
+# code -> (status, title). Codes of media errors that are not listed here are a 422 with the code as their name.
+PROBLEMS: Final[dict[str, tuple[int, str]]] = {
+    "malformed": (400, "The request cannot be read"),
+    "no-modality": (422, "The request carries nothing to analyse"),
+    "unknown-field": (422, "The request has a field that the endpoint does not know"),
+    "wrong-field": (422, "A field of the request has the wrong form"),
+    "empty": (422, "An uploaded file is empty"),
+    "not-media": (422, "An upload is not a recording that can be read"),
+    "truncated": (422, "A recording ends before its header says"),
+    "no-audio": (422, "A recording has no sound"),
+    "no-video": (422, "A recording has no picture"),
+    "nothing-usable": (422, "The request's recordings hold nothing to analyse"),
+    "too-long": (422, "A recording is too long"),
+    "too-large": (413, "The request is too large"),
+    "wrong-content-type": (415, "The request's content type is not accepted"),
+    "not-found": (404, "There is nothing at this address"),
+    "wrong-method": (405, "This address does not take this method"),
+    "no-model": (503, "No model is being served yet"),
+    "bundle-refused": (503, "The newest model could not be loaded, and there is no older one"),
+    "internal": (500, "The endpoint failed; this is its fault, not the request's"),
+}
+
+
+def problem(code: str, detail: str, *, request_id: str) -> Problem:
+    """The RFC 9457 document of one error."""
+    status, title = PROBLEMS.get(code, (HTTPStatus.UNPROCESSABLE_ENTITY.value, "A recording cannot be used"))
+    return Problem(
+        type=f"{PREFIX}{code}",
+        title=title,
+        status=status,
+        detail=" ".join(detail.split()),
+        instance=f"urn:affect:request:{request_id}",
+    )

@@ -1,0 +1,235 @@
+"""A bundle in, predictions out: the one runtime under every serving target. It knows neither HTTP nor Ray nor BentoML.
+
+A prediction has two halves, so that a server can run them side by side: `prepare` (decode and features, one clip,
+any thread) and `predict_prepared` (the model, many clips in one batched forward). `predict` is the two in a row.
+
+Shapes: N clips, B rows of the model's batch (clips and clips less one modality), C labels, K seconds, M modalities.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from components import bundle, media
+from components.batches import collate
+from components.clip import MODALITIES, Modality
+from components.features import ClipFeatures
+from components.models.trimodal import TrimodalModel
+from components.predictor import LoadedClips
+from serving.prediction import BundleError, Info, Limits, Moment, Prediction, Prepared, Request, RequestError
+
+SECOND_S: Final = 1.0
+# Clips of one forward; with their variants up to four times as many rows, of which the longest sets the memory.
+_CLIPS_PER_FORWARD: Final = 8
+# Below it a probability counts as this much, so that its logarithm is finite.
+_TINY: Final = 1e-12
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of one forward: of which clip each is, what it keeps of it, and where each clip's rows lie.
+
+    Attributes:
+        clip_B: position of the clip.
+        present_BM: modalities that the row keeps.
+        whole_N: row of each whole clip.
+        without_N: by clip and present modality, the row that lacks it; the whole one where it is the only modality.
+    """
+
+    clip_B: list[int] = field(default_factory=list)
+    present_BM: list[list[bool]] = field(default_factory=list)
+    whole_N: list[int] = field(default_factory=list)
+    without_N: list[dict[Modality, int]] = field(default_factory=list)
+
+    def add(self, clip: int, present_M: list[bool]) -> int:
+        self.clip_B.append(clip)
+        self.present_BM.append(present_M)
+        return len(self.clip_B) - 1
+
+
+class Runtime:
+    """A loaded bundle that answers requests. Safe to use from several threads.
+
+    Args:
+        folder: the bundle.
+        limits: what a request may carry.
+        num_threads: of PyTorch, for the whole process.
+
+    Raises:
+        BundleError: the folder is no bundle, or a file of it is damaged.
+    """
+
+    def __init__(self, folder: Path, *, limits: Limits | None = None, num_threads: int = 1) -> None:
+        torch.set_num_threads(num_threads)
+        self.limits = limits or Limits()
+        self._media_limits = media.Limits(max_bytes=self.limits.max_bytes, max_duration_s=self.limits.max_duration_s)
+        try:
+            self._bundle = bundle.load(folder)
+        except (ValueError, OSError) as error:
+            raise BundleError(str(error)) from error
+
+    @property
+    def version(self) -> str:
+        """Digest of the bundle's files."""
+        return self._bundle.version
+
+    def info(self) -> Info:
+        """What a caller may know of the model."""
+        origin = self._bundle.provenance
+        return Info(
+            system=origin.system,
+            version=self._bundle.version,
+            labels=self._bundle.labels,
+            provenance=json.loads(origin.to_json()),
+            max_analysed_s=self._bundle.features.max_duration_s,
+        )
+
+    def warmup(self) -> None:
+        """Answer once and check the answers that the bundle brings along, before the first caller comes.
+
+        Raises:
+            BundleError: an answer differs from the recorded one: other code, other libraries or damaged weights.
+        """
+        error = self._bundle.golden_error()
+        tolerance = self._bundle.golden.tolerance
+        if not error <= tolerance:
+            raise BundleError(
+                f"bundle {self._bundle.folder} answers its golden requests {error:.1e} off, more than {tolerance:.0e}: "
+                "its code or libraries differ from those here; build it again with `dvc repro`"
+            )
+
+    def predict(self, requests: Sequence[Request]) -> list[Prediction]:
+        """Judge clips.
+
+        Raises:
+            RequestError: a request carries nothing, too much, or media that cannot be decoded.
+        """
+        return self.predict_prepared([self.prepare(request) for request in requests])
+
+    def prepare(self, request: Request) -> Prepared:
+        """Decode a request and compute its features.
+
+        Raises:
+            RequestError: as for `predict`.
+        """
+        self._check(request)
+        try:
+            features, warnings = self._bundle.features_of(
+                request.audio, request.video, request.text, limits=self._media_limits
+            )
+        except media.MediaError as error:
+            raise RequestError(error.code, str(error)) from error
+        if not any(_num_steps(features)):
+            found = f" ({', '.join(warnings)})" if warnings else ""
+            raise RequestError(
+                "nothing-usable",
+                f"there is no sound, no face and no word in the request{found}: send a clip with at least one of them",
+            )
+        return Prepared(features, warnings)
+
+    def predict_prepared(self, clips: Sequence[Prepared]) -> list[Prediction]:
+        """Judge prepared clips, each together with itself less one modality, in one batched forward."""
+        predictions: list[Prediction] = []
+        for start in range(0, len(clips), _CLIPS_PER_FORWARD):
+            predictions += self._forward(clips[start : start + _CLIPS_PER_FORWARD])
+        return predictions
+
+    def _forward(self, clips: Sequence[Prepared]) -> list[Prediction]:
+        rows = _rows(clips)
+        names = [str(number) for number in range(len(clips))]
+        unlabelled_NC = np.full((len(clips), len(self._bundle.labels)), np.nan, np.float32)
+        batch = collate(LoadedClips([clip.features for clip in clips], names, names, unlabelled_NC), rows.clip_B)
+        # Every system that is served has the trimodal one's `window_logits`.
+        model = cast(TrimodalModel, self._bundle.model)
+        with torch.inference_mode():
+            output = model(**batch.keep(torch.tensor(rows.present_BM)).inputs())
+            rows_BC = torch.softmax(output.logits_BC, dim=-1).numpy()
+            logits_BKC, _ = model.window_logits(output, window_s=SECOND_S)
+            seconds_BKC = torch.softmax(logits_BKC, dim=-1).numpy()
+        return [
+            self._prediction(clip, rows_BC, whole, without, self._timeline(clip.features, seconds_BKC[whole]))
+            for clip, whole, without in zip(clips, rows.whole_N, rows.without_N, strict=True)
+        ]
+
+    def _check(self, request: Request) -> None:
+        if request.audio is None and request.video is None and request.text is None:
+            raise RequestError("no-modality", "the request has no audio, video or text: send at least one of them")
+        for name, content in (("audio", request.audio), ("video", request.video)):
+            if content is None:
+                continue
+            if not content:
+                raise RequestError("empty", f"{name} is empty: upload the recording's bytes")
+            if len(content) > self.limits.max_bytes:
+                raise RequestError(
+                    "too-large",
+                    f"{name} has {len(content)} bytes, more than {self.limits.max_bytes}: send a shorter recording",
+                )
+        if request.text is not None and len(request.text) > self.limits.max_characters:
+            raise RequestError(
+                "too-large",
+                f"text has {len(request.text)} characters, more than {self.limits.max_characters}: send what was said",
+            )
+
+    def _prediction(
+        self,
+        clip: Prepared,
+        rows_BC: NDArray[np.float32],
+        whole: int,
+        without: dict[Modality, int],
+        timeline: tuple[Moment, ...],
+    ) -> Prediction:
+        winner = int(np.argmax(rows_BC[whole]))
+        logs_B = np.log(np.maximum(rows_BC[:, winner].astype(float), _TINY))
+        uniform_log = -math.log(rows_BC.shape[1])
+        return Prediction(
+            label=self._bundle.labels[winner],
+            probabilities=self._named(rows_BC[whole]),
+            timeline=timeline,
+            contributions={
+                name: float(logs_B[whole] - (uniform_log if row == whole else logs_B[row]))
+                for name, row in without.items()
+            },
+            warnings=clip.warnings,
+            version=self._bundle.version,
+        )
+
+    def _timeline(self, features: ClipFeatures, seconds_KC: NDArray[np.float32]) -> tuple[Moment, ...]:
+        """The seconds of the sound, or of the picture where there is none; words carry no times."""
+        audio, video = self._bundle.features.audio, self._bundle.features.video
+        num_audio, num_video, _ = _num_steps(features)
+        end_s = num_audio * audio.hop_s * audio.stack if num_audio else num_video / video.frame_rate_hz
+        num_seconds = min(len(seconds_KC), math.ceil(end_s / SECOND_S))
+        return tuple(
+            Moment(k * SECOND_S, min((k + 1) * SECOND_S, end_s), self._named(seconds_KC[k])) for k in range(num_seconds)
+        )
+
+    def _named(self, probabilities_C: NDArray[np.float32]) -> dict[str, float]:
+        return dict(zip(self._bundle.labels, probabilities_C.astype(float).tolist(), strict=True))
+
+
+def _num_steps(features: ClipFeatures) -> tuple[int, int, int]:
+    return len(features.audio_TF), len(features.video_TF), len(features.word_ids_T)
+
+
+def _rows(clips: Sequence[Prepared]) -> _Rows:
+    rows = _Rows()
+    for number, clip in enumerate(clips):
+        present_M = [steps > 0 for steps in _num_steps(clip.features)]
+        whole = rows.add(number, present_M)
+        without: dict[Modality, int] = {}
+        for m, name in enumerate(MODALITIES):
+            if present_M[m]:
+                rest_M = [kept and other != m for other, kept in enumerate(present_M)]
+                without[name] = rows.add(number, rest_M) if any(rest_M) else whole
+        rows.whole_N.append(whole)
+        rows.without_N.append(without)
+    return rows

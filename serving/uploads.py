@@ -1,0 +1,137 @@
+"""From an HTTP request to a `runtime.Request`: forms and JSON, read within limits and never onto the disk."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import AsyncGenerator
+
+from pydantic import ValidationError
+from starlette import requests
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from components.clip import MODALITIES
+from serving.prediction import Limits, Request, RequestError
+from serving.schema import TextRequest
+
+# What the boundaries and headers of a form may add to its files.
+_FORM_OVERHEAD_BYTES = 64 * 1024
+_MAX_PARTS = 16
+# Characters of UTF-8 take at most four bytes; JSON may write each as an escape of six, or two of six.
+_JSON_BYTES_PER_CHARACTER = 12
+
+
+class _Form(MultiPartParser):
+    """Starlette's form reader, which keeps uploads in memory and refuses words that are not UTF-8."""
+
+    spool_max_size = 0  # never rolls over to a temporary file: uploads stay off the disk
+
+    def on_part_end(self) -> None:
+        if self._current_part.file is None:
+            try:
+                self._current_part.data.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise MultiPartException("a field is not valid UTF-8: send the words as UTF-8") from error
+        super().on_part_end()
+
+
+async def read(request: requests.Request, limits: Limits) -> Request:
+    """Read the modalities that an HTTP request carries.
+
+    Raises:
+        RequestError: the content type is not accepted, the body is too large or malformed, a field is unknown or
+            of the wrong form, or there is no modality in it.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return await _read_form(request, limits)
+    if kind == "application/json":
+        return await _read_json(request, limits)
+    raise RequestError(
+        "wrong-content-type",
+        f"content type {kind or '(none)'!r} is not accepted: send multipart/form-data with audio, video or text, "
+        "or application/json with text",
+    )
+
+
+async def _read_form(request: requests.Request, limits: Limits) -> Request:
+    max_bytes = 2 * limits.max_bytes + 4 * limits.max_characters + _FORM_OVERHEAD_BYTES
+    parser = _Form(
+        request.headers,
+        _limited(request, max_bytes),
+        max_files=_MAX_PARTS,
+        max_fields=_MAX_PARTS,
+        max_part_size=4 * limits.max_characters,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        if error.message.startswith("Part exceeded"):
+            raise RequestError("too-large", f"text is longer than {limits.max_characters} characters") from error
+        raise RequestError("malformed", f"the form cannot be read: {error.message}") from error
+    try:
+        _check_names(form)
+        return Request(
+            audio=await _file(form, "audio"),
+            video=await _file(form, "video"),
+            text=_words(form),
+        )
+    finally:
+        await form.close()
+
+
+async def _read_json(request: requests.Request, limits: Limits) -> Request:
+    body = bytearray()
+    async for chunk in _limited(request, _JSON_BYTES_PER_CHARACTER * limits.max_characters + _FORM_OVERHEAD_BYTES):
+        body += chunk
+    try:
+        return Request(text=TextRequest.model_validate_json(bytes(body)).text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise RequestError("unknown-field", f"unknown field {where!r}: JSON carries only text") from error
+        code = "malformed" if first["type"] == "json_invalid" else "wrong-field"
+        raise RequestError(code, f'{where or "body"}: {first["msg"]}; send {{"text": "..."}}') from error
+
+
+async def _limited(request: requests.Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    """The body's chunks, ending with a problem as soon as there are more bytes than allowed."""
+    declared = request.headers.get("content-length", "")
+    num_bytes = int(declared) if declared.isascii() and declared.isdigit() else 0
+    if num_bytes <= max_bytes:
+        num_bytes = 0
+        async for chunk in request.stream():
+            num_bytes += len(chunk)
+            if num_bytes > max_bytes:
+                break
+            yield chunk
+    if num_bytes > max_bytes:
+        raise RequestError("too-large", f"the body has more than {max_bytes} bytes: send a shorter recording")
+
+
+def _check_names(form: FormData) -> None:
+    names = [name for name, _ in form.multi_items()]
+    for name in names:
+        if name not in MODALITIES:
+            close = difflib.get_close_matches(name, MODALITIES, n=1)
+            hint = f", did you mean {close[0]!r}?" if close else ""
+            raise RequestError("unknown-field", f"unknown field {name!r}{hint}; there are audio, video and text")
+        if names.count(name) > 1:
+            raise RequestError("wrong-field", f"{name} is given {names.count(name)} times: send it once")
+
+
+async def _file(form: FormData, name: str) -> bytes | None:
+    upload = form.get(name)
+    if upload is None:
+        return None
+    if not isinstance(upload, UploadFile):
+        raise RequestError("wrong-field", f"{name} must be a file upload, such as `curl -F {name}=@FILE`")
+    return await upload.read()
+
+
+def _words(form: FormData) -> str | None:
+    words = form.get("text")
+    if isinstance(words, UploadFile):
+        raise RequestError("wrong-field", "text must be a plain field, not a file: `curl -F text='the words'`")
+    return words

@@ -1,0 +1,70 @@
+"""Tiny real bundles for tests: random weights, real files, golden requests answered by themselves."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from components import bundle_files, drift, golden, models, params, predictor
+from components.datasets import synthetic
+from components.features.audio import audio_width
+from components.features.text import fit_tokenizer, save_tokenizer
+from components.features.video import video_width
+from components.golden import GoldenRequest
+from components.provenance import Provenance
+
+LABELS = ("neutral", "happy", "sad", "angry")
+FEATURES = params.Features(max_duration_s=5.0)
+
+
+@functools.cache
+def requests() -> tuple[GoldenRequest, ...]:
+    """A voice (WAV), a talking face with voice (MP4) and a sentence."""
+    return tuple(GoldenRequest(each.name, each.audio, each.video, each.text) for each in synthetic.golden_requests())
+
+
+def write_bundle(folder: Path, *, seed: int) -> Path:
+    """A whole bundle with random weights; another seed gives clearly different probabilities."""
+    folder.mkdir(parents=True)
+    texts = [request.text for request in requests()]
+    tokenizer = fit_tokenizer(texts, FEATURES.text)
+    save_tokenizer(tokenizer, folder / bundle_files.TOKENIZER)
+    models.save(_model(seed, tokenizer.get_vocab_size()), folder)
+    (folder / bundle_files.LABELS).write_text(json.dumps(LABELS))
+    (folder / bundle_files.PREPROCESS).write_text(FEATURES.model_dump_json())
+    origin = Provenance("trimodal", "test", "synthetic", "", True, seed, "0" * 64, "0" * 64, {}, {})
+    (folder / bundle_files.PROVENANCE).write_text(origin.to_json())
+    (folder / bundle_files.CARD).write_text("# A model with random weights\n")
+    core = predictor.load(folder)
+    clips = [core.features_of(each.audio, each.video, each.text)[0] for each in requests()]
+    drift.describe(clips, np.full(len(LABELS), 1 / len(LABELS), np.float32)).save(folder / bundle_files.DRIFT_REFERENCE)
+    (folder / bundle_files.GOLDEN).write_bytes(golden.answer(requests(), core).to_json())
+    return folder
+
+
+def _model(seed: int, vocabulary_size: int) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    model = models.build(
+        "trimodal",
+        audio_features=audio_width(FEATURES.audio),
+        video_features=video_width(FEATURES.video),
+        vocabulary_size=vocabulary_size,
+        num_classes=len(LABELS),
+        width=16,
+        num_heads=2,
+        num_layers=1,
+    )
+    head = model.get_submodule("head")
+    assert isinstance(head, nn.Sequential)
+    last = head[-1]
+    assert isinstance(last, nn.Linear)
+    with torch.no_grad():
+        # Initial weights answer nearly the same to everything; a test should see differences.
+        last.weight.mul_(4.0)
+    return model

@@ -1,0 +1,290 @@
+"""The HTTP contract over a real server on loopback: answers, problems, limits, metrics, the docs page, the client."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import resource
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from serving.app import Live, create_app
+from serving.client import Client, ServingError
+from serving.prediction import Limits, Request
+from serving.problems import PROBLEMS
+from serving.runtime import Runtime
+from serving.schema import Answer, ModelCard, Problem
+from tests.bundles import LABELS, requests, write_bundle
+
+LIMITS = Limits(max_bytes=2_000_000, max_characters=500)
+
+
+@dataclass
+class Endpoint:
+    """A running server and what it serves, which a test may swap."""
+
+    live: Live = field(default_factory=Live)
+    url: str = ""
+
+    def provide(self) -> Live:
+        return self.live
+
+
+@contextlib.contextmanager
+def serve(endpoint: Endpoint) -> Iterator[Endpoint]:
+    """Carry the app with uvicorn on a free port until the block ends."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(create_app(endpoint.provide, limits=LIMITS), log_level="critical"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        endpoint.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield endpoint
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    return Runtime(write_bundle(tmp_path_factory.mktemp("bundles") / "bundle", seed=0), limits=LIMITS)
+
+
+@pytest.fixture(scope="module")
+def endpoint(runtime: Runtime) -> Iterator[Endpoint]:
+    with serve(Endpoint(Live(runtime, release=3))) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def http(endpoint: Endpoint) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=endpoint.url, timeout=60.0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def face() -> bytes:
+    content = requests()[1].video
+    assert content is not None
+    return content
+
+
+def _problem(answer: httpx.Response, code: str) -> Problem:
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    problem = Problem.model_validate_json(answer.content)
+    assert problem.type == f"urn:affect:problem:{code}", problem
+    assert problem.status == answer.status_code
+    assert problem.instance == f"urn:affect:request:{answer.headers['x-request-id']}"
+    assert "\n" not in problem.detail
+    return problem
+
+
+def test_the_same_clip_gives_the_same_probabilities_as_the_runtime(
+    http: httpx.Client, runtime: Runtime, face: bytes
+) -> None:
+    answer = http.post("/v1/emotion", files={"video": face}, data={"text": "we saw the door"})
+    assert answer.status_code == 200, answer.text
+    judged = Answer.model_validate_json(answer.content)
+    [expected] = runtime.predict([Request(video=face, text="we saw the door")])
+    assert judged.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+    assert judged.contributions == pytest.approx(expected.contributions, abs=1e-4)
+    assert (judged.model.version, judged.model.release) == (runtime.version, 3)
+    assert len(judged.timeline) == len(expected.timeline)
+    assert judged.label == expected.label
+
+
+def test_words_may_come_as_json(http: httpx.Client, runtime: Runtime) -> None:
+    answer = http.post("/v1/emotion", json={"text": "we saw the door"})
+    [expected] = runtime.predict([Request(text="we saw the door")])
+    assert answer.json()["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
+    assert answer.json()["timeline"] == []
+
+
+def test_words_alone_may_come_as_a_form(http: httpx.Client) -> None:
+    answer = http.post("/v1/emotion", files={"text": (None, "we saw the door")})
+    assert set(answer.json()["probabilities"]) == set(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("files", "code"),
+    [
+        ({"text": (None, "")}, "nothing-usable"),
+        ({"sound": b"RIFF"}, "unknown-field"),
+        ({"vidoe": b"RIFF"}, "unknown-field"),
+        ({"audio": ("empty.wav", b"")}, "empty"),
+        ({"audio": ("a.wav", b"this is no recording" * 50)}, "not-media"),
+        ({"audio": (None, "http://127.0.0.1/clip.wav")}, "wrong-field"),
+        ({"text": ("words.txt", b"hello")}, "wrong-field"),
+        ({"text": (None, b"\xff\xfe\xfa")}, "malformed"),
+        ({"text": (None, "a" * 501)}, "too-large"),
+        ({"video": ("big.mp4", b"\0" * 2_000_001)}, "too-large"),
+    ],
+)
+def test_forms_that_cannot_be_judged(http: httpx.Client, files: dict[str, object], code: str) -> None:
+    answer = http.post("/v1/emotion", files=files)  # type: ignore[arg-type]
+    assert _problem(answer, code).status == PROBLEMS[code][0]
+
+
+def test_an_unknown_field_is_told_the_nearest_one(http: httpx.Client) -> None:
+    problem = _problem(http.post("/v1/emotion", files={"vidoe": b"RIFF"}), "unknown-field")
+    assert "did you mean 'video'" in problem.detail
+
+
+def test_a_field_given_twice(http: httpx.Client) -> None:
+    twice = [("text", (None, "one")), ("text", (None, "two"))]
+    _problem(http.post("/v1/emotion", files=twice), "wrong-field")
+
+
+def test_a_form_without_fields(http: httpx.Client) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    _problem(http.post("/v1/emotion", content=b"--b--\r\n", headers=headers), "no-modality")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "code"),
+    [
+        (b'{"text": "hi", "audio": "x"}', "application/json", "unknown-field"),
+        (b'{"text": 3}', "application/json", "wrong-field"),
+        (b"{}", "application/json", "wrong-field"),
+        (b'{"text": ', "application/json", "malformed"),
+        (b"[" * 5000, "application/json", "malformed"),
+        (b'"\xff"', "application/json", "malformed"),
+        (b"text=hello", "application/x-www-form-urlencoded", "wrong-content-type"),
+        (b"hello", "", "wrong-content-type"),
+        (b"hello", "multipart/form-data", "malformed"),
+        (b"hello", "multipart/form-data; boundary=b", "malformed"),
+        (b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--", "multipart/form-data; boundary=b", "malformed"),
+    ],
+)
+def test_bodies_that_cannot_be_read(http: httpx.Client, body: bytes, kind: str, code: str) -> None:
+    _problem(http.post("/v1/emotion", content=body, headers={"content-type": kind} if kind else {}), code)
+
+
+def test_too_much_is_refused_before_it_is_read(endpoint: Endpoint) -> None:
+    """Only the header is sent: the refusal does not wait for the body."""
+    host, port = endpoint.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(
+            b"POST /v1/emotion HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+        )
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413")
+
+
+def test_a_stream_that_does_not_end_is_not_kept(http: httpx.Client) -> None:
+    def long_video() -> Iterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="video"; filename="v"\r\n\r\n'
+        for _ in range(3000):
+            yield b"\0" * 100_000
+
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    answer = http.post("/v1/emotion", content=long_video(), headers={"content-type": "multipart/form-data; boundary=b"})
+    _problem(answer, "too-large")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 100_000
+
+
+def test_unknown_addresses_and_methods_are_problems_too(http: httpx.Client) -> None:
+    _problem(http.get("/v2/emotion"), "not-found")
+    _problem(http.get("/v1/emotion"), "wrong-method")
+
+
+def test_a_request_id_is_kept_and_a_bad_one_replaced(http: httpx.Client) -> None:
+    kept = http.post("/v1/emotion", json={"text": "we saw the door"}, headers={"x-request-id": "abc-1"})
+    assert (kept.headers["x-request-id"], kept.json()["request_id"]) == ("abc-1", "abc-1")
+    replaced = http.get("/healthz", headers={"x-request-id": "a b\tc"})
+    assert re.fullmatch("[0-9a-f]{32}", replaced.headers["x-request-id"])
+
+
+def test_the_card_and_health(http: httpx.Client, runtime: Runtime) -> None:
+    card = ModelCard.model_validate_json(http.get("/v1/model").content)
+    assert (card.version, card.release, tuple(card.labels)) == (runtime.version, 3, LABELS)
+    assert card.limits.max_bytes == LIMITS.max_bytes
+    assert card.refused is None
+    assert http.get("/healthz").json() == http.get("/readyz").json() == {"status": "ok"}
+
+
+def test_metrics_count_requests_by_what_became_of_them(http: httpx.Client, runtime: Runtime) -> None:
+    http.post("/v1/emotion", json={"text": "we saw the door"})
+    http.post("/v1/emotion", json={"text": 3})
+    text = http.get("/metrics").text
+    assert re.search(r'affect_requests_total\{problem="",route="/v1/emotion",status="200"\} \d', text)
+    assert re.search(r'affect_requests_total\{problem="wrong-field",route="/v1/emotion",status="422"\} \d', text)
+    assert f'affect_model{{release="3",version="{runtime.version}"}} 1.0' in text
+    for stage in ("receive", "prepare", "model", "total"):
+        assert f'affect_request_seconds_count{{stage="{stage}"}}' in text
+
+
+def test_the_docs_page_needs_no_other_host(http: httpx.Client) -> None:
+    page = http.get("/docs").text
+    assert not re.search(r"""(src|href|url)\s*[=:]\s*["'](https?:)?//""", page)
+    for address in re.findall(r"""(?:src|href)=["']([^"']+)""", page):
+        assert http.get(address).status_code == 200, address
+
+
+def test_the_openapi_document_describes_answers_and_problems(http: httpx.Client) -> None:
+    document = http.get("/openapi.json").json()
+    emotion = document["paths"]["/v1/emotion"]["post"]
+    assert set(emotion["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
+    assert "application/problem+json" in emotion["responses"]["422"]["content"]
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert references <= set(document["components"]["schemas"])
+
+
+def test_without_a_model_it_says_what_to_run() -> None:
+    with serve(Endpoint()) as empty, httpx.Client(base_url=empty.url) as client:
+        problem = _problem(client.post("/v1/emotion", json={"text": "hello"}), "no-model")
+        assert (problem.status, "affect retrain" in problem.detail) == (503, True)
+        _problem(client.get("/v1/model"), "no-model")
+        _problem(client.get("/readyz"), "no-model")
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/metrics").status_code == 200
+        empty.live = Live(refused="release 1: bundle x cannot be served")
+        _problem(client.get("/readyz"), "bundle-refused")
+
+
+def test_a_fault_of_the_endpoint_is_a_problem_without_its_secrets() -> None:
+    class Broken(Endpoint):
+        def provide(self) -> Live:
+            raise RuntimeError("secret of the house")
+
+    with serve(Broken()) as broken, httpx.Client(base_url=broken.url) as client:
+        answer = client.get("/v1/model")
+        assert "secret" not in _problem(answer, "internal").detail
+        assert answer.status_code == 500
+
+
+def test_the_client_speaks_the_contract(endpoint: Endpoint, runtime: Runtime, face: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(face)
+    with Client(endpoint.url) as client:
+        [expected] = runtime.predict([Request(video=face, text="we saw the door")])
+        assert client.predict(path, text="we saw the door").probabilities == pytest.approx(
+            expected.probabilities, abs=1e-5
+        )
+        assert client.predict(audio=requests()[0].audio).contributions.keys() == {"audio"}
+        assert client.predict(text="we saw the door").contributions.keys() == {"text"}
+        assert client.model().release == 3
+        with pytest.raises(ServingError, match="no audio or video") as refused:
+            client.predict(b"this is no recording" * 50)
+        assert refused.value.problem is not None
+        assert refused.value.problem.type == "urn:affect:problem:not-media"
+
+
+def test_the_client_names_the_remedy_when_nothing_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with Client(f"http://127.0.0.1:{port}") as client, pytest.raises(ServingError, match="affect up"):
+        client.model()

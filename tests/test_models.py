@@ -1,0 +1,166 @@
+"""The trimodal system: padding, missing modalities, windows, and the form on disk."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModel
+
+from components import models
+from components.batches import Batch, collate
+from components.clip import MODALITIES, Modality
+from components.models.layers import statistics_pooling
+from components.models.trimodal import TrimodalModel, TrimodalOutput
+from tests.toy_clips import NUM_CLASSES, ToyClips, toy_model
+
+SUBSETS = [kept for count in (1, 2, 3) for kept in itertools.combinations(MODALITIES, count)]
+
+
+@pytest.fixture(scope="module")
+def model() -> TrimodalModel:
+    found = toy_model(num_layers=2)
+    assert isinstance(found, TrimodalModel)
+    # An untrained network hardly looks at anything: larger weights make every path count.
+    with torch.no_grad():
+        for parameter in found.parameters():
+            parameter.mul_(1.5)
+    found.train(False)
+    return found
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    return collate(ToyClips(6), [0, 1, 2, 3, 4, 5])
+
+
+def _run(model: TrimodalModel, batch: Batch) -> TrimodalOutput:
+    with torch.inference_mode():
+        output: TrimodalOutput = model(**batch.inputs())
+    return output
+
+
+def _scribbled(frames_BTF: Tensor, lengths_B: Tensor) -> Tensor:
+    """The frames with rubbish beyond each clip's length."""
+    beyond_BT = torch.arange(frames_BTF.shape[1])[None, :] >= lengths_B[:, None]
+    return torch.where(beyond_BT[:, :, None], torch.full_like(frames_BTF, 1e3), frames_BTF)
+
+
+@pytest.mark.parametrize("kept", SUBSETS, ids="+".join)
+def test_any_subset_gives_the_same_shapes(model: TrimodalModel, batch: Batch, kept: tuple[Modality, ...]) -> None:
+    whole = _run(model, batch)
+    part = _run(model, batch.without(set(MODALITIES) - set(kept)))
+    assert part.logits_BC.shape == whole.logits_BC.shape
+    assert part.pooled_BD.shape == whole.pooled_BD.shape
+    assert part.logits_BC.isfinite().all()
+
+
+@pytest.mark.parametrize("kept", SUBSETS, ids="+".join)
+def test_padding_changes_nothing(model: TrimodalModel, batch: Batch, kept: tuple[Modality, ...]) -> None:
+    batch = batch.without(set(MODALITIES) - set(kept))
+    longer = replace(
+        batch,
+        audio_BTF=_scribbled(torch.nn.functional.pad(batch.audio_BTF, (0, 0, 0, 9)), batch.audio_lengths_B),
+        video_BTF=_scribbled(torch.nn.functional.pad(batch.video_BTF, (0, 0, 0, 4)), batch.video_lengths_B),
+        word_ids_BT=torch.nn.functional.pad(batch.word_ids_BT, (0, 5), value=7),
+    )
+    torch.testing.assert_close(_run(model, longer).logits_BC, _run(model, batch).logits_BC, rtol=1e-4, atol=1e-5)
+
+
+def test_a_clip_alone_is_what_it_is_in_a_batch(model: TrimodalModel, batch: Batch) -> None:
+    whole = _run(model, batch).logits_BC
+    for row in range(6):
+        alone = _run(model, collate(ToyClips(6), [row])).logits_BC[0]
+        torch.testing.assert_close(alone, whole[row], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_missing_modality_is_not_looked_at(model: TrimodalModel, batch: Batch, modality: Modality) -> None:
+    changed = replace(
+        batch, audio_BTF=batch.audio_BTF + 5, video_BTF=batch.video_BTF - 5, word_ids_BT=(batch.word_ids_BT + 1) % 20
+    )
+    others = [name for name in MODALITIES if name != modality]
+    fields = {"audio": "audio_BTF", "video": "video_BTF", "text": "word_ids_BT"}
+    changed = replace(changed, **{fields[name]: getattr(batch, fields[name]) for name in others})
+    same, different = _run(model, batch.without([modality])), _run(model, changed.without([modality]))
+    assert torch.equal(same.logits_BC, different.logits_BC)
+    assert not torch.allclose(_run(model, batch).logits_BC, _run(model, changed).logits_BC, atol=1e-4)
+
+
+def test_without_audio_the_time_base_has_the_length_of_the_video(model: TrimodalModel, batch: Batch) -> None:
+    steps_B = _run(model, batch.without(["audio"])).step_mask_BA.sum(dim=1)
+    assert steps_B.tolist() == (2 * batch.video_lengths_B).tolist()
+
+
+def test_windows_cover_the_clip_and_one_window_is_the_whole(model: TrimodalModel, batch: Batch) -> None:
+    output = _run(model, batch)
+    with torch.inference_mode():
+        whole_BKC, _ = model.window_logits(output, window_s=100.0)
+        parts_BKC, there_BK = model.window_logits(output, window_s=0.2)
+    torch.testing.assert_close(whole_BKC[:, 0], output.logits_BC, rtol=1e-4, atol=1e-5)
+    assert parts_BKC.shape[2] == NUM_CLASSES
+    assert there_BK.sum(dim=1).tolist() == (-(-batch.audio_lengths_B // 5)).tolist()
+
+
+def test_reconstruction_has_the_shape_of_what_is_rebuilt(model: TrimodalModel, batch: Batch) -> None:
+    for left_out in MODALITIES:
+        output = _run(model, batch.without([left_out]))
+        with torch.inference_mode():
+            rebuilt = model.reconstruct(
+                output,
+                num_audio=batch.audio_BTF.shape[1],
+                num_video=batch.video_BTF.shape[1],
+                num_words=batch.word_ids_BT.shape[1],
+            )
+        assert rebuilt.audio_BTF.shape == batch.audio_BTF.shape
+        assert rebuilt.video_BTF.shape == batch.video_BTF.shape
+        assert rebuilt.words_BTV.shape[:2] == batch.word_ids_BT.shape
+
+
+def test_pooling_is_mean_and_deviation_of_the_valid_steps() -> None:
+    x_BTD = torch.randn(2, 5, 3, dtype=torch.float64)
+    mask_BT = torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0]]).bool()
+    pooled_BD = statistics_pooling(x_BTD, mask_BT)
+    torch.testing.assert_close(pooled_BD[0, :3], x_BTD[0, :3].mean(dim=0))
+    torch.testing.assert_close(pooled_BD[0, 3:], x_BTD[0, :3].std(dim=0, correction=0), rtol=1e-4, atol=1e-4)
+    assert pooled_BD[1, 3:].abs().max() < 2e-3
+
+
+def test_a_saved_model_answers_the_same_to_the_bit(model: TrimodalModel, batch: Batch, tmp_path: Path) -> None:
+    models.save(model, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    loaded = models.load(tmp_path)
+    assert not loaded.training
+    again = AutoModel.from_pretrained(tmp_path)
+    for other in (loaded, again):
+        assert isinstance(other, TrimodalModel)
+        assert torch.equal(_run(other, batch).logits_BC, _run(model, batch).logits_BC)
+
+
+def test_the_same_seed_saves_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        models.save(toy_model(seed=3), tmp_path / name)
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_the_default_size_is_small() -> None:
+    model = models.build("trimodal", video_features=288, vocabulary_size=500, num_classes=6)
+    assert sum(parameter.numel() for parameter in model.parameters()) < 1_500_000
+
+
+def test_an_unknown_system_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean trimodal"):
+        models.build("trimodel")
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no model"):
+        models.load(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="does not describe a model"):
+        models.load(tmp_path)

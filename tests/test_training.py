@@ -1,0 +1,177 @@
+"""The training loop: resuming, workers, what it learns, and how it stops."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from components.batches import ClipSource
+from components.features import ClipFeatures
+from components.masking import AugmentSettings, MaskSettings
+from components.objectives import Classification, MaskedModelling, Objective
+from components.training import Alone, FitSettings, NonFiniteLoss, TrainingState, fit, predict
+from tests.toy_clips import NUM_CLASSES, ToyClips, toy_model
+
+MASKED = MaskedModelling(MaskSettings(0.3, 2, 0.3))
+LABELS = Classification(AugmentSettings(0.2, 0.2), 0.1)
+SHORT = FitSettings(num_epochs=3, batch_size=8, learning_rate=3e-3, seed=1, checkpoint_every_steps=4)
+
+
+class Stop(Exception):
+    """Ends a training from its callback, as a kill would."""
+
+
+class _Meeting:
+    """Where the threads of one training add up their tensors: a group of workers in one process."""
+
+    def __init__(self, num_workers: int) -> None:
+        self.num_workers = num_workers
+        self.barrier = threading.Barrier(num_workers, timeout=60)
+        self.parts: dict[int, Tensor] = {}
+
+    def add(self, rank: int, tensor: Tensor) -> None:
+        self.parts[rank] = tensor.clone()
+        self.barrier.wait()
+        total = sum((self.parts[other] for other in range(1, self.num_workers)), self.parts[0])
+        self.barrier.wait()
+        tensor.copy_(total)
+
+
+class _Member(Alone):
+    """One thread's view of a meeting."""
+
+    def __init__(self, meeting: _Meeting, rank: int) -> None:
+        super().__init__(rank, meeting.num_workers)
+        object.__setattr__(self, "meeting", meeting)
+
+    def add(self, tensor: Tensor) -> None:
+        meeting: _Meeting = vars(self)["meeting"]
+        meeting.add(self.rank, tensor)
+
+
+def _train(
+    objective: Objective,
+    *,
+    source: ClipSource | None = None,
+    validation: ClipSource | None = None,
+    state: TrainingState | None = None,
+    on_checkpoint: Callable[[TrainingState], None] = lambda _: None,
+    dropout: float = 0.1,
+) -> TrainingState:
+    model = toy_model(dropout=dropout)
+    return fit(
+        model, source or ToyClips(), objective, SHORT, validation=validation, state=state, on_checkpoint=on_checkpoint
+    )
+
+
+def _equal(one: TrainingState, other: TrainingState) -> bool:
+    same_weights = all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
+    same_best = all(torch.equal(one.best_weights[name], other.best_weights[name]) for name in one.best_weights)
+    return same_weights and same_best and one.history == other.history and one.step == other.step
+
+
+@pytest.mark.parametrize("objective", [MASKED, LABELS], ids=["masked", "labels"])
+@pytest.mark.parametrize("stop_at", [4, 6, 16])
+def test_a_resumed_training_equals_an_uninterrupted_one(objective: Objective, stop_at: int) -> None:
+    validation = ToyClips(12, seed=5) if objective is LABELS else None
+    whole = _train(objective, validation=validation)
+    kept: list[TrainingState] = []
+
+    def stop(state: TrainingState) -> None:
+        if state.step == stop_at:
+            kept.append(copy.deepcopy(state))
+            raise Stop
+
+    with pytest.raises(Stop):
+        _train(objective, validation=validation, on_checkpoint=stop)
+    resumed = _train(objective, validation=validation, state=kept[0])
+    assert resumed.finished
+    assert _equal(resumed, whole)
+
+
+def test_two_workers_make_the_update_of_one() -> None:
+    objective = MaskedModelling(MaskSettings(0.3, 2, 0.3))
+    alone = _train(objective, dropout=0.0)
+    meeting, found = _Meeting(2), {}
+
+    models = [toy_model(dropout=0.0) for _ in range(2)]
+
+    def work(rank: int) -> None:
+        found[rank] = fit(models[rank], ToyClips(), objective, SHORT, group=_Member(meeting, rank))
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, weight in alone.weights.items():
+        assert torch.equal(found[0].weights[name], found[1].weights[name])
+        torch.testing.assert_close(found[0].weights[name], weight, rtol=2e-3, atol=2e-4)
+    losses = [(a.loss, b.loss) for a, b in zip(alone.history, found[0].history, strict=True)]
+    assert all(one == pytest.approx(two, rel=1e-3) for one, two in losses)
+
+
+def test_it_learns_and_keeps_the_best_epoch() -> None:
+    model, validation = toy_model(), ToyClips(40, seed=9)
+    state = fit(
+        model,
+        ToyClips(120),
+        Classification(label_smoothing=0.1),
+        FitSettings(num_epochs=6, batch_size=16, learning_rate=1e-2, seed=0),
+        validation=validation,
+    )
+    scores = [row.score for row in state.history if row.split == "validation"]
+    assert state.best_score == max(score for score in scores if score is not None)
+    assert state.best_epoch == scores.index(state.best_score)
+    model.load_state_dict(state.best_weights)
+    probabilities_NC = predict(model, validation)
+    assert (probabilities_NC.argmax(axis=1) == validation.labels_NC.argmax(axis=1)).mean() > 0.85
+
+
+def test_pretraining_lowers_every_term() -> None:
+    settings = FitSettings(num_epochs=12, batch_size=16, learning_rate=5e-3, seed=0)
+    state = fit(toy_model(), ToyClips(96), MASKED, settings)
+    assert state.history[-1].loss < state.history[0].loss
+
+
+def test_prediction_does_not_depend_on_the_batch_and_keeps_the_order() -> None:
+    model, clips = toy_model(), ToyClips(17)
+    one, many = predict(model, clips, batch_size=1), predict(model, clips, batch_size=16)
+    np.testing.assert_allclose(one, many, atol=1e-6)
+    assert one.shape == (17, NUM_CLASSES)
+    np.testing.assert_allclose(one.sum(axis=1), 1, atol=1e-5)
+    assert not np.allclose(predict(model, clips, drop=["audio"]), one)
+
+
+class _Broken(ToyClips):
+    """Clips of which one holds no numbers."""
+
+    def features(self, index: int) -> ClipFeatures:
+        clip = super().features(index)
+        return ClipFeatures(clip.audio_TF * np.float16(np.nan), clip.video_TF, clip.word_ids_T) if index == 7 else clip
+
+
+def test_a_loss_that_is_no_number_stops_before_the_step_and_names_the_clip() -> None:
+    model = toy_model()
+    with pytest.raises(NonFiniteLoss, match=r"clip007$"):
+        fit(model, _Broken(), LABELS, SHORT)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_a_loss_that_runs_away_names_the_learning_rate() -> None:
+    model = toy_model()
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("inf"))
+    with pytest.raises(NonFiniteLoss, match="learning_rate"):
+        fit(model, ToyClips(), LABELS, SHORT)
+
+
+def test_more_workers_than_clips_is_an_error() -> None:
+    with pytest.raises(ValueError, match="num_workers"):
+        fit(toy_model(), ToyClips(2), LABELS, SHORT, group=Alone(0, 3))
