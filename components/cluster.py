@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import logging
 import os
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -181,6 +182,8 @@ class _Workers:
 
 def _work(config: dict[str, _Part]) -> Exception | None:
     """What each worker runs. An error that all of them meet at once is handed back, without Ray's tracebacks."""
+    # Ray tells of every report on every worker; progress is told once an epoch.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     part = config["part"]
     job, group = part.job, _Workers()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.num_workers))

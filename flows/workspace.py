@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components import datasets
+from components.clip import Clip
 from components.params import Choices, Corpus, resolve, to_yaml
 from components.settings import PROJECT_ROOT, Settings
 
@@ -117,9 +118,10 @@ def _fingerprinted(corpus: Corpus) -> Corpus:
     if corpus.root is None:
         return corpus
     digest = hashlib.sha256()
-    for clip in datasets.load(corpus.dataset).read(Path(corpus.root)):
-        digest.update(repr(clip).encode())
-        for uri in sorted({clip.audio_uri or "", clip.video_uri or ""}):
+    for found in datasets.load(corpus.dataset).read(Path(corpus.root)):
+        digest.update(repr(found).encode())
+        uris = {found.audio_uri, found.video_uri} if isinstance(found, Clip) else {found.uri}
+        for uri in sorted(filter(None, uris)):
             digest.update(_status(Path(uri)).encode())
     return corpus.model_copy(update={"fingerprint": digest.hexdigest()[:_DIGEST_LENGTH]})
 
