@@ -174,8 +174,8 @@ def _extracted(bundle: Predictor, clips: Sequence[Clip], source: ClipSource, fol
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _frames(config: params.Features) -> tuple[params.AudioFeatures, params.VideoFeatures, float]:
-    return config.audio, config.video, config.max_duration_s
+def _frames(config: params.Features) -> tuple[params.AudioFeatures, params.VideoFeatures, tuple[str, ...], float]:
+    return config.audio, config.video, config.modalities, config.max_duration_s
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -120,6 +120,9 @@ class Features(Section):
     audio: AudioFeatures = AudioFeatures()
     video: VideoFeatures = VideoFeatures()
     text: TextFeatures = TextFeatures()
+    modalities: tuple[Literal["audio", "video", "text"], ...] = Field(
+        ("audio", "video", "text"), min_length=1, description="What is looked at; the rest is as if it were missing."
+    )
     max_duration_s: float = Field(20.0, gt=0, description="Longer clips are cut here, and the answer says so.")
     clips_per_shard: int = Field(128, ge=1)
 

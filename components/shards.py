@@ -77,7 +77,7 @@ def write_shard(
         _steps([clip.video_TF for clip in features], widths[1]),
         _ragged([len(clip.word_ids_T) for clip in features], _joined([clip.word_ids_T for clip in features], np.int32)),
     ]
-    schema = _schema(*widths).with_metadata({_NOTES_KEY: json.dumps(asdict(notes or ShardNotes()), sort_keys=True)})
+    schema = _schema(*widths).with_metadata({_NOTES_KEY: _to_json(notes or ShardNotes())})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pa.record_batch(columns, schema=schema))
@@ -202,6 +202,11 @@ def _open_shard(path: Path) -> pa.RecordBatch:
     if not batch.schema.equals(_schema(*widths)) or _NOTES_KEY not in (batch.schema.metadata or {}):
         raise ValueError(f"{path} is no shard of this version: {_REMEDY}")
     return batch
+
+
+def _to_json(notes: ShardNotes) -> str:
+    skipped = [asdict(skip) for skip in notes.skipped]
+    return json.dumps({"skipped": skipped, "num_warnings": dict(notes.num_warnings)}, sort_keys=True)
 
 
 def _schema(audio_width: int, video_width: int) -> pa.Schema:

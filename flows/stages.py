@@ -112,8 +112,9 @@ def _reason(lines: list[str], status: int) -> str:
     told = [line.partition("error: ")[2] for line in lines if line.startswith("error: ")]
     if told:
         return told[0]
-    wrong = [line for line in lines if line.startswith("ERROR: ")]
-    return (wrong or lines or [f"ended with status {status} and no message"])[-1].removeprefix("ERROR: ")
+    # A mistake of ours ends in a traceback, whose last line says what; DVC adds its own lines behind it.
+    own = [line for line in lines if not line.startswith("ERROR: ")]
+    return f"{own[-1] if own else 'no message'} (status {status}; the task's log has the traceback)"
 
 
 class _ProgressReporter:

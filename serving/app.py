@@ -18,7 +18,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from components.clip import MODALITIES
 from serving import prediction, schema, uploads
 from serving.observation import METRICS_MEDIA_TYPE, REQUEST_ID_HEADER, Metrics, Observed
 from serving.prediction import Prediction, RequestError
@@ -176,7 +175,7 @@ def _card(live: Live, served: Runtime, limits: prediction.Limits) -> ModelCard:
         version=info.version,
         release=live.release,
         labels=list(info.labels),
-        modalities=list(MODALITIES),
+        modalities=list(info.modalities),
         limits=schema.Limits(**asdict(limits), max_analysed_s=info.max_analysed_s),
         provenance=info.provenance,
         refused=live.refused or None,

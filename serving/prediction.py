@@ -94,5 +94,6 @@ class Info:
     system: str
     version: str
     labels: tuple[str, ...]
+    modalities: tuple[Modality, ...]
     provenance: dict[str, object]
     max_analysed_s: float

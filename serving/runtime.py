@@ -89,6 +89,7 @@ class Runtime:
             system=origin.system,
             version=self._bundle.version,
             labels=self._bundle.labels,
+            modalities=self._bundle.features.modalities,
             provenance=json.loads(origin.to_json()),
             max_analysed_s=self._bundle.features.max_duration_s,
         )
@@ -129,10 +130,11 @@ class Runtime:
         except media.MediaError as error:
             raise RequestError(error.code, str(error)) from error
         if not any(_num_steps(features)):
-            found = f" ({', '.join(warnings)})" if warnings else ""
+            found = f"; {', '.join(warnings)}" if warnings else ""
             raise RequestError(
                 "nothing-usable",
-                f"there is no sound, no face and no word in the request{found}: send a clip with at least one of them",
+                f"the request has nothing that this model looks at ({', '.join(self._bundle.features.modalities)})"
+                f"{found}: send a clip with sound, a face or words",
             )
         return Prepared(features, warnings)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from components.datasets.synthetic import golden_requests
 from components.features import ClipFeatures, audio, clip_features, faces, text, video
 from components.media import MediaError, Recording, write_mp4, write_wav
 from components.params import AudioFeatures, Features, TextFeatures, VideoFeatures
@@ -356,6 +358,17 @@ def test_missing_modalities_have_no_steps_and_full_width(tmp_path: Path) -> None
             clip_features.record(audio=path, video=None, config=CONFIG), transcript, CONFIG, TOKENIZER
         )
         assert (len(features.audio_TF), len(features.video_TF), len(features.word_ids_T)) == (25, 0, 0)
+
+
+@pytest.mark.parametrize("modality", ["audio", "video", "text"])
+def test_only_the_chosen_modality_is_looked_at(modality: Literal["audio", "video", "text"]) -> None:
+    [media] = [media for media in golden_requests() if media.video is not None]
+    config = CONFIG.model_copy(update={"modalities": (modality,)})
+    assert media.video is not None
+    recording = clip_features.record(audio=media.video, video=media.video, config=config)
+    features, _ = clip_features.compute(recording, "good night", config, TOKENIZER)
+    steps = {"audio": len(features.audio_TF), "video": len(features.video_TF), "text": len(features.word_ids_T)}
+    assert [name for name, num_steps in steps.items() if num_steps] == [modality]
 
 
 def test_what_is_odd_is_told() -> None:

@@ -35,12 +35,16 @@ def record(
 ) -> Recording:
     """Decode what the features need of a clip's files; equal sources are one file and are decoded once.
 
+    What `config.modalities` leaves out is not decoded.
+
     No more is decoded than `compute` uses and a second, however long the file. Without any source the recording
     is empty, as for a clip of words alone.
 
     Raises:
         MediaError: a file is broken, or holds nothing that was asked of it.
     """
+    audio = audio if "audio" in config.modalities else None
+    video = video if "video" in config.modalities else None
     last_s = start_s + config.max_duration_s + _MARGIN_S
 
     def read(source: Path | bytes, *streams: Literal["audio", "video"]) -> Recording:
@@ -88,7 +92,8 @@ def compute(
         video_TF, _ = describe(recording.frames_THW[:num_kept], recording.frame_times_s[:num_kept], config.video)
         if not len(video_TF):
             warnings.append("no-face")
-    word_ids_T, is_cut = encode(tokenizer, transcript, config.text)
+    words = transcript if "text" in config.modalities else None
+    word_ids_T, is_cut = encode(tokenizer, words, config.text)
     if is_cut or recording.duration_s > config.max_duration_s:
         warnings.append("truncated")
     return ClipFeatures(audio_TF, video_TF, word_ids_T), tuple(warnings)

@@ -80,8 +80,8 @@ class Layer(nn.Module):
         self.memory_norm = nn.LayerNorm(width) if cross else None
         self.attention = Attention(width, num_heads)
         self.forward_norm = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, 3 * width)
-        self.contract = nn.Linear(3 * width, width)
+        self.expand = nn.Linear(width, 2 * width)
+        self.contract = nn.Linear(2 * width, width)
         self.dropout = StepDropout(dropout)
 
     def forward(self, x_BTD: Tensor, memory_BSD: Tensor | None, memory_mask_BS: Tensor) -> Tensor:

@@ -212,14 +212,13 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         present_BM = torch.stack([audio_lengths_B, video_lengths_B, word_lengths_B], dim=1) > 0
         weight_BM = present_BM * torch.tensor(config.modality_weights, device=device)
         weight_BM = weight_BM / weight_BM.sum(dim=1, keepdim=True).clamp(min=1e-9)
-        views_MBAD = torch.stack(
-            [
-                anchor_BAD,
-                self.video_to_audio(anchor_BAD, video_BVD, video_mask_BV),
-                self.words_to_audio(anchor_BAD, words_BWD, word_mask_BW),
-            ]
+        views = (
+            anchor_BAD,
+            self.video_to_audio(anchor_BAD, video_BVD, video_mask_BV),
+            self.words_to_audio(anchor_BAD, words_BWD, word_mask_BW),
         )
-        fused_BAD = torch.einsum("mbad,bm->bad", views_MBAD, weight_BM)
+        weighted = [view_BAD * weight_BM[:, m, None, None] for m, view_BAD in enumerate(views)]
+        fused_BAD = weighted[0] + weighted[1] + weighted[2]
         pooled_BD = statistics_pooling(fused_BAD, step_mask_BA)
         return TrimodalOutput(
             logits_BC=self.head(pooled_BD),

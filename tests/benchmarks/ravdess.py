@@ -37,6 +37,7 @@ def measure(tell: Callable[[str], None]) -> list[Result]:
     with one_ray() as settings:
         for actors in FOLDS:
             choices = Choices(finetune_on=Corpus(dataset="ravdess", root=str(ROOT)))
+            choices = with_setting(choices, "features.modalities=[audio]")
             choices = with_setting(choices, f"ingest.test_speakers=[{', '.join(actors)}]")
             folder = build(choices, settings, until="evaluate")
             tuned.append(outcomes(folder))
