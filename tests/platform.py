@@ -16,14 +16,14 @@ from tests.conftest import REPOSITORY
 
 BIN = Path(sys.executable).parent
 
-# The whole pipeline in about a minute, with enough steps of pre-training to be interrupted in the middle.
+# The whole pipeline in about a minute.
 SMALL = (
     "synthetic.num_speakers=6",
     "synthetic.num_labelled=48",
     "synthetic.num_unlabelled=72",
     "features.clips_per_shard=16",
     "model.width=32",
-    "pretrain.num_epochs=60",
+    "pretrain.num_epochs=3",
     "pretrain.batch_size=8",
     "pretrain.checkpoint_every_steps=10",
     "finetune.num_epochs=2",

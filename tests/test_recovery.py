@@ -18,7 +18,8 @@ from tests.platform import BIN, SMALL, Platform, checkout, new_platform, setting
 
 pytestmark = pytest.mark.slow
 
-CHOICES = (*SMALL, "gates.min_macro_f1=0", "pretrain.num_epochs=100")
+# Enough steps of pre-training to be interrupted in the middle, more than once.
+CHOICES = (*SMALL, "gates.min_macro_f1=0", "pretrain.num_epochs=60")
 
 
 @pytest.fixture
