@@ -40,7 +40,7 @@ class MaskSettings:
     Attributes:
         share: share of each modality's positions that is masked.
         span: neighbouring audio and video steps masked together, for one frame is easily interpolated.
-        modality_share: share of clips that lose one modality as a whole, to be rebuilt from the others.
+        modality_share: share of clips that lose one or two modalities as a whole, to be rebuilt from the rest.
     """
 
     share: float = 0.15
@@ -97,7 +97,7 @@ def mask_batch(settings: MaskSettings, batch: Batch, moment: Moment, *, vocabula
     lengths_BM = torch.stack([batch.audio_lengths_B, batch.video_lengths_B, batch.word_lengths_B], dim=1).tolist()
     for row, index in enumerate(batch.index_B.tolist()):
         random = generator(moment, index)
-        left_out = _draw_modality(random, lengths_BM[row], settings.modality_share)
+        lost = _draw_lost(random, lengths_BM[row], settings.modality_share)
         for modality, frames_BTF in enumerate((audio_BTF, video_BTF)):
             num_steps = lengths_BM[row][modality]
             masked_T = draw_spans(random, num_steps, settings.share, settings.span)
@@ -113,9 +113,9 @@ def mask_batch(settings: MaskSettings, batch: Batch, moment: Moment, *, vocabula
         word_ids_BT[row, np.flatnonzero(masked_T & (fate_T < _HIDDEN_SHARE))] = MASK_WORD_ID
         replaced = np.flatnonzero(masked_T & _is_replaced(fate_T))
         word_ids_BT[row, replaced] = torch.from_numpy(other_T[replaced]).to(device)
-        if left_out is not None:
-            present_BM[row, left_out] = False
-            asked[left_out][row, : lengths_BM[row][left_out]] = True
+        present_BM[row, lost] = False
+        for modality in lost:
+            asked[modality][row, : lengths_BM[row][modality]] = True
     seen = replace(batch, audio_BTF=audio_BTF, video_BTF=video_BTF, word_ids_BT=word_ids_BT)
     return MaskedBatch(
         seen.keep(torch.from_numpy(present_BM).to(device)),
@@ -174,13 +174,19 @@ def _is_replaced(fate_T: NDArray[np.float64]) -> NDArray[np.bool_]:
     return replaced_T
 
 
-def _draw_modality(random: np.random.Generator, lengths_M: list[int], chance: float) -> int | None:
-    """The modality that a clip loses as a whole, if any: never its only one."""
+def _draw_lost(random: np.random.Generator, lengths_M: list[int], chance: float) -> list[int]:
+    """The modalities that a clip loses as a whole, with `chance`: one or more of those it has, but never all.
+
+    Every such choice is equally likely, so that each modality is sometimes all there is: words alone must then
+    tell how voice and face are, which they would leave to the face if it were there.
+    """
     present = [modality for modality, length in enumerate(lengths_M) if length > 0]
     lost, choice = random.random() < chance, random.random()
-    if not lost or len(present) < 2:
-        return None
-    return present[int(choice * len(present))]
+    num_choices = 2 ** len(present) - 2
+    if not lost or num_choices <= 0:
+        return []
+    bits = 1 + int(choice * num_choices)
+    return [modality for place, modality in enumerate(present) if bits >> place & 1]
 
 
 def _draw_block(random: np.random.Generator, num_steps: int, share: float) -> tuple[int, int]:

@@ -159,7 +159,7 @@ class Pretrain(Optimization):
     enabled: bool = Field(True, description="False trains from scratch.")
     mask_share: float = Field(0.15, gt=0, lt=1, description="Positions of each modality that are masked.")
     mask_span: int = Field(3, ge=1, description="Neighbouring audio and video steps masked together.")
-    modality_mask_share: float = Field(0.2, ge=0, lt=1, description="Clips whose one modality is masked as a whole.")
+    modality_mask_share: float = Field(0.2, ge=0, lt=1, description="Clips that lose whole modalities.")
     loss_weights: tuple[float, float, float] = Field((1.0, 1.0, 1.0), description="Audio, video, text.")
 
 

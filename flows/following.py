@@ -15,7 +15,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelling
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -24,6 +24,8 @@ from components.settings import Settings
 from flows.stages import PROGRESS_KEY
 
 _POLL_S = 0.5
+# Prefect's own five, each waiting twice as long, leave a person a minute before a dead server is told.
+_NUM_RETRIES = 2
 _PLAIN_INTERVAL_S = 10.0
 _CANCEL_TIMEOUT_S = 30.0
 
@@ -45,7 +47,8 @@ def prefect_client(settings: Settings) -> Iterator[SyncPrefectClient]:
     Raises:
         ConnectionError: no server answers.
     """
-    with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}), get_client(sync_client=True) as client:
+    here = {PREFECT_API_URL: f"{settings.prefect_url}/api", PREFECT_CLIENT_MAX_RETRIES: _NUM_RETRIES}
+    with temporary_settings(here), get_client(sync_client=True) as client:
         try:
             yield client
         except httpx.ConnectError as error:

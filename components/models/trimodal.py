@@ -65,7 +65,6 @@ class TrimodalOutput:
         fused_BAD: the weighted sum of the modalities on the audio time base.
         step_mask_BA: valid steps of the fused sequence, True where valid.
         video_BVD, words_BWD: each modality's own encoding, before the fusion.
-        video_mask_BV, word_mask_BW: their valid steps.
     """
 
     logits_BC: Tensor
@@ -73,9 +72,7 @@ class TrimodalOutput:
     fused_BAD: Tensor
     step_mask_BA: Tensor
     video_BVD: Tensor
-    video_mask_BV: Tensor
     words_BWD: Tensor
-    word_mask_BW: Tensor
 
 
 @dataclass(frozen=True)
@@ -226,9 +223,7 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             fused_BAD=fused_BAD,
             step_mask_BA=step_mask_BA,
             video_BVD=video_BVD,
-            video_mask_BV=video_mask_BV,
             words_BWD=words_BWD,
-            word_mask_BW=word_mask_BW,
         )
 
     def window_logits(self, output: TrimodalOutput, *, window_s: float) -> tuple[Tensor, Tensor]:
@@ -261,12 +256,16 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
 
 class _Decoder(nn.Module):
-    """Reconstruction heads: audio where it lies, video and words by a look from their own steps at the fusion."""
+    """Reconstruction heads: audio where it lies, video and words by a look from their places at the fusion.
+
+    A place knows its modality and its time, nothing of what stood there: all that is rebuilt has come through the
+    fused sequence, which is what a classifier will read.
+    """
 
     def __init__(self, config: TrimodalConfig) -> None:
         super().__init__()
         width = config.width
-        self.config = config
+        self.video_stride = config.video_step_s / config.audio_step_s
         self.video_query = nn.Parameter(torch.empty(width))
         self.word_query = nn.Parameter(torch.empty(width))
         self.video_block = Stack(1, width, config.num_heads, config.dropout, cross=True)
@@ -277,24 +276,15 @@ class _Decoder(nn.Module):
 
     def forward(self, output: TrimodalOutput, num_audio: int, num_video: int, num_words: int) -> Reconstruction:
         fused_BAD, mask_BA = output.fused_BAD, output.step_mask_BA
-        stride = self.config.video_step_s / self.config.audio_step_s
-        video_BVD = self._queries(output.video_BVD, output.video_mask_BV, self.video_query, num_video, stride)
-        words_BWD = self._queries(output.words_BWD, output.word_mask_BW, self.word_query, num_words, 1.0)
-        audio_BAD = F.pad(fused_BAD, (0, 0, 0, max(0, num_audio - fused_BAD.shape[1])))[:, :num_audio]
+        batch, num_steps, width = fused_BAD.shape
+        video_TD = self.video_query + positions(num_video, width, self.video_stride, fused_BAD.device)
+        words_TD = self.word_query + positions(num_words, width, 1.0, fused_BAD.device)
+        audio_BAD = F.pad(fused_BAD, (0, 0, 0, max(0, num_audio - num_steps)))[:, :num_audio]
         return Reconstruction(
             audio_BTF=self.audio_head(audio_BAD),
-            video_BTF=self.video_head(self.video_block(video_BVD, fused_BAD, mask_BA)),
-            words_BTV=self.word_head(self.word_block(words_BWD, fused_BAD, mask_BA)),
+            video_BTF=self.video_head(self.video_block(video_TD.expand(batch, -1, -1), fused_BAD, mask_BA)),
+            words_BTV=self.word_head(self.word_block(words_TD.expand(batch, -1, -1), fused_BAD, mask_BA)),
         )
-
-    @staticmethod
-    def _queries(encoded_BTD: Tensor, mask_BT: Tensor, query_D: Tensor, num_steps: int, stride: float) -> Tensor:
-        """A step's own encoding where there is one; elsewhere, as for a modality left out, its place alone."""
-        missing = max(0, num_steps - encoded_BTD.shape[1])
-        encoded_BTD = F.pad(encoded_BTD, (0, 0, 0, missing))[:, :num_steps]
-        mask_BT = F.pad(mask_BT, (0, missing))[:, :num_steps]
-        place_TD = query_D + positions(num_steps, encoded_BTD.shape[2], stride, encoded_BTD.device)
-        return torch.where(mask_BT[:, :, None], encoded_BTD, place_TD)
 
 
 def build(**sizes: Any) -> TrimodalModel:
