@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import logging
 import os
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -112,6 +111,8 @@ def train(job: Job) -> TrainingState:
             # Without a limit for the controller Ray retries for ever what can never be placed.
             failure_config=ray.train.FailureConfig(max_failures=_NUM_RESTARTS, controller_failure_limit=0),  # type: ignore[call-arg]  # these are the types of Ray Train 1
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            # Ray tells of every report on every worker; progress is told once an epoch.
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             callbacks=[_EndOnInputError()],  # type: ignore[list-item]
         ),
     )
@@ -182,8 +183,6 @@ class _Workers:
 
 def _work(config: dict[str, _Part]) -> Exception | None:
     """What each worker runs. An error that all of them meet at once is handed back, without Ray's tracebacks."""
-    # Ray tells of every report on every worker; progress is told once an epoch.
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
     part = config["part"]
     job, group = part.job, _Workers()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.num_workers))

@@ -77,6 +77,9 @@ def stage_environment(settings: Settings) -> dict[str, str]:
         "AFFECT_PARENT_PID": str(os.getpid()),
         "PATH": f"{Path(sys.executable).parent}:{inherited.get('PATH', '')}",
         "PYTHONUNBUFFERED": "1",
+        # The lines go into a log, where escape codes are noise.
+        "NO_COLOR": "1",
+        "RAY_COLOR_PREFIX": "0",
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -56,3 +56,12 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     from tests import finished_run
 
     return finished_run.make(tmp_path_factory.mktemp("finished") / "build")
+
+
+@pytest.fixture(scope="session")
+def first_run(platform: Platform) -> dict[str, Any]:
+    """The outcome of that platform's first run, which nobody disturbed."""
+    from tests.platform import SMALL, settings
+
+    outcome: dict[str, Any] = platform.json("retrain", *settings(*SMALL))
+    return outcome
