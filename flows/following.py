@@ -81,7 +81,7 @@ def follow(run_id: UUID, settings: Settings) -> State[Any]:
     Raises:
         KeyboardInterrupt: after the run was cancelled.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True)
     with prefect_client(settings) as client:
         shown = _Bars(console) if console.is_terminal else _Lines(console)
         try:
@@ -118,11 +118,13 @@ def _steps(client: SyncPrefectClient, run: FlowRun) -> list[_Step]:
             progress[artifact.task_run_id] = (float(str(artifact.data)), artifact.description or "")
     steps = []
     for task in sorted(tasks, key=lambda task: task.start_time.timestamp() if task.start_time else sys.float_info.max):
-        state = task.state.name if task.state else "Pending"
+        state = (task.state.name if task.state else None) or "Pending"
+        if state == "Pending":
+            continue  # It gets its name when it starts.
         percent, message = progress.get(task.id, (0.0, ""))
         if state == "Completed":
             percent = 100.0
-        steps.append(_Step(task.name, state or "Pending", percent, message))
+        steps.append(_Step(task.name, state, percent, message))
     return steps
 
 

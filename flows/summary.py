@@ -19,7 +19,7 @@ from components.storage import Storage
 from flows import laptop, records
 from flows.promotion import code_commit, data_versions
 
-_console = Console(highlight=False)
+_console = Console(highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,16 @@ def show(outcome: dict[str, Any]) -> None:
         _console.print(f"  gate {gate['name']}: {'passed' if gate['passed'] else 'FAILED'}: {gate['message']}")
     if "digest" in outcome:
         data = ", ".join(f"{path} {md5}" for path, md5 in outcome.get("data", {}).items())
-        _console.print(f"  lineage: run {outcome['digest']}, commit {outcome['commit'] or 'unknown'}", soft_wrap=True)
+        _console.print(f"  lineage: run {outcome['digest']}, commit {outcome['commit'] or 'unknown'}")
         if data:
-            _console.print(f"           data md5 {data}", soft_wrap=True)
+            _console.print(f"           data md5 {data}")
     match outcome.get("outcome"):
         case "promoted":
             _console.print(f"promoted: release {outcome['release']} is live")
         case "unchanged":
             _console.print(f"unchanged: release {outcome['release']} is this very model and stays live")
         case _:
-            _console.print(f"{outcome['state']}: {outcome.get('error', '')}", soft_wrap=True)
+            _console.print(f"{outcome['state']}: {outcome.get('error', '')}")
 
 
 def _show_metrics(metrics: dict[str, Any]) -> None:
@@ -80,7 +80,7 @@ def _show_metrics(metrics: dict[str, Any]) -> None:
         figure = metrics[key]
         _console.print(f"  {name:<9} {figure['value']:.3f}  95 % interval {figure['low']:.3f} to {figure['high']:.3f}")
     subsets = ", ".join(f"{name} {_value(figure):.3f}" for name, figure in metrics["subsets"].items())
-    _console.print(f"  macro-F1 by modality: {subsets}", soft_wrap=True)
+    _console.print(f"  macro-F1 by modality: {subsets}")
 
 
 def show_prediction(answer: dict[str, Any]) -> None:
