@@ -138,10 +138,10 @@ def bench(
     """Run a benchmark, and keep its JSON and picture under .affect/bench."""
     with _told_errors():
         sys.path.insert(0, str(PROJECT_ROOT))
-        from tests.benchmarks import run
+        from tests.benchmarks.run import run, show
 
-        report = run.run(name, load_settings().home / "bench", _tell)
-        _answer(report, as_json, lambda: run.show(report))
+        report = run(name, load_settings().home / "bench", _tell)
+        _answer(report, as_json, lambda: show(report))
 
 
 def _choices(
