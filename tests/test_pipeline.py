@@ -82,7 +82,7 @@ def test_dvc_alone_builds_the_same_bundle(first_run: dict[str, Any], tmp_path: P
     assert difference["build/evaluation/metrics.json"]["calibration_error"]["diff"] != 0
     _dvc(folder, environment, "plots", "show")
     page = (folder / "dvc_plots/index.html").read_text(encoding="utf-8")
-    for plot in ("confusion", "pretrain", "finetune"):
+    for plot in ("Confusion on test speakers", "Loss of pre-training", "Loss of fine-tuning"):
         assert plot in page
 
 
