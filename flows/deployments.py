@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--ready-file", type=Path, required=True, help="created when the deployments are registered")
     ready_file: Path = parser.parse_args().ready_file
     registered = deployments()
+    # `serve` registers them too, but tells nobody when it has; doing it before changes nothing there.
     for deployment in registered:
         deployment.apply()
     ready_file.write_text("ready\n", encoding="utf-8")
