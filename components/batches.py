@@ -9,7 +9,7 @@ video, text).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
@@ -77,6 +77,10 @@ class Batch:
         """The six arguments of a model's `forward`."""
         names = [field.name for field in fields(self)[:6]]
         return {name: getattr(self, name) for name in names}
+
+    def present_BM(self) -> Tensor:
+        """(B, M) bool: the modalities (audio, video, text) that each clip has."""
+        return torch.stack([self.audio_lengths_B, self.video_lengths_B, self.word_lengths_B], dim=1) > 0
 
     def keep(self, present_BM: Tensor) -> Batch:
         """The batch without the modalities whose entry in the bool tensor (audio, video, text) is false."""
@@ -167,6 +171,12 @@ def collate(source: ClipSource, indices: Sequence[int] | NDArray[np.int64]) -> B
         labels_BC=torch.from_numpy(np.asarray(source.labels_NC, dtype=np.float32)[index_B]),
         index_B=torch.from_numpy(index_B),
     )
+
+
+def in_order(source: ClipSource, *, batch_size: int = 64) -> Iterator[Batch]:
+    """All clips of a source once, in its order."""
+    for start in range(0, len(source), batch_size):
+        yield collate(source, range(start, min(start + batch_size, len(source))))
 
 
 def plan_epoch(costs_N: NDArray[np.int64], *, batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from components import cluster, models
-from components.batches import Subset, draw_by_class
+from components.batches import Subset, draw_by_class, in_order
 from components.masking import AugmentSettings
 from components.objectives import Classification
 from components.params import load_params
@@ -28,6 +28,7 @@ from components.training import TrainingState
 FEATURES = Path("build/features")
 PRETRAINED = Path("build/pretrain")
 OUTPUT = Path("build/finetune")
+_HEADS = ("head.", "summary_head.")
 
 
 def main() -> None:
@@ -47,7 +48,8 @@ def main() -> None:
     schedule = fit_settings(settings, seed=params.seed)
     augment = AugmentSettings(settings.modality_dropout, settings.time_mask_share)
     objective = Classification(augment, settings.label_smoothing)
-    model = with_new_head(models.load(PRETRAINED), len(labels), seed=params.seed)
+    model = with_new_heads(models.load(PRETRAINED), len(labels), seed=params.seed)
+    model.learn_summaries(batch.inputs() for batch in in_order(train))  # type: ignore[operator]  # a Tensor, for mypy
     state = cluster.train(
         cluster.Job(name, "finetune", model, train, validation, objective, schedule, settings.num_workers)
     )
@@ -77,24 +79,25 @@ def check_labels(train: ShardSet, validation: ShardSet, labels: list[str]) -> No
         raise ValueError("no labelled validation clips: raise ingest.validation_share or add speakers")
 
 
-def with_new_head(pretrained: PreTrainedModel, num_classes: int, *, seed: int) -> PreTrainedModel:
-    """The pre-trained model with a freshly drawn head for `num_classes` labels."""
+def with_new_heads(pretrained: PreTrainedModel, num_classes: int, *, seed: int) -> PreTrainedModel:
+    """The pre-trained model with freshly drawn heads for `num_classes` labels."""
     config = {**pretrained.config.to_dict(), "num_classes": num_classes}
     torch.manual_seed(seed)
     model = models.build(config.pop("system"), **config)
-    body = {key: value for key, value in pretrained.state_dict().items() if not key.startswith("head.")}
+    body = {key: value for key, value in pretrained.state_dict().items() if not key.startswith(_HEADS)}
     model.load_state_dict(body, strict=False)
     return model
 
 
 def write_losses(path: Path, state: TrainingState) -> None:
-    """Write the loss of each epoch and the macro-F1 on the validation speakers, for `dvc plots`."""
+    """Write the losses of each epoch and the macro-F1 on the validation speakers, for `dvc plots`."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["epoch", "split", "loss", "macro_f1"])
-        for row in state.history:
+        writer.writerow(["epoch", "train", "validation", "macro_f1"])
+        trained, validated = ([row for row in state.history if row.split == split] for split in ("train", "validation"))
+        for train, validation in zip(trained, validated, strict=True):
             writer.writerow(
-                [row.epoch + 1, row.split, f"{row.loss:.6f}", "" if row.score is None else f"{row.score:.6f}"]
+                [train.epoch + 1, f"{train.loss:.6f}", f"{validation.loss:.6f}", f"{validation.score or 0.0:.6f}"]
             )
 
 

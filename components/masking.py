@@ -41,11 +41,14 @@ class MaskSettings:
         share: share of each modality's positions that is masked.
         span: neighbouring audio and video steps masked together, for one frame is easily interpolated.
         modality_share: share of clips that lose one or two modalities as a whole, to be rebuilt from the rest.
+        apart: hide the words of every clip that has sound or picture, and often one of these too, so that what is
+            left can be matched with the words; `modality_share` then says nothing.
     """
 
     share: float = 0.15
     span: int = 3
     modality_share: float = 0.2
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ def mask_batch(settings: MaskSettings, batch: Batch, moment: Moment, *, vocabula
     lengths_BM = torch.stack([batch.audio_lengths_B, batch.video_lengths_B, batch.word_lengths_B], dim=1).tolist()
     for row, index in enumerate(batch.index_B.tolist()):
         random = generator(moment, index)
-        lost = _draw_lost(random, lengths_BM[row], settings.modality_share)
+        draw = _draw_apart if settings.apart else _draw_lost
+        lost = draw(random, lengths_BM[row], settings.modality_share)
         for modality, frames_BTF in enumerate((audio_BTF, video_BTF)):
             num_steps = lengths_BM[row][modality]
             masked_T = draw_spans(random, num_steps, settings.share, settings.span)
@@ -187,6 +191,17 @@ def _draw_lost(random: np.random.Generator, lengths_M: list[int], chance: float)
         return []
     bits = 1 + int(choice * num_choices)
     return [modality for place, modality in enumerate(present) if bits >> place & 1]
+
+
+def _draw_apart(random: np.random.Generator, lengths_M: list[int], _chance: float) -> list[int]:
+    """The modalities to hide so that the rest can be matched with them: the words first, where there are any."""
+    choice = int(random.random() * 3)
+    audio, video, text = (length > 0 for length in lengths_M)
+    if not (audio and video):
+        return [2] if text and (audio or video) else []
+    if text:
+        return [[2], [0, 2], [1, 2]][choice]
+    return [choice % 2]
 
 
 def _draw_block(random: np.random.Generator, num_steps: int, share: float) -> tuple[int, int]:

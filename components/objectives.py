@@ -8,6 +8,7 @@ Shape suffixes: B batch, T steps, F features, V vocabulary, C classes, L terms o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, cast
 
@@ -16,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.batches import Batch
-from components.masking import AugmentSettings, MaskSettings, Moment, augment_batch, mask_batch
-from components.models.trimodal import TrimodalModel
+from components.masking import AugmentSettings, MaskedBatch, MaskSettings, Moment, augment_batch, mask_batch
+from components.models.trimodal import TrimodalModel, TrimodalOutput
 
 _IGNORED_WORD: Final = -100
 
@@ -56,27 +57,45 @@ class MaskedModelling:
     def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> Terms:
         system = cast(TrimodalModel, model)
         masked = mask_batch(self.masks, batch, moment, vocabulary_size=system.config.vocabulary_size)
-        output = system(
-            **masked.seen.inputs(), audio_masked_BT=masked.audio_hidden_BT, video_masked_BT=masked.video_hidden_BT
-        )
-        rebuilt = system.reconstruct(
-            output,
-            num_audio=batch.audio_BTF.shape[1],
-            num_video=batch.video_BTF.shape[1],
-            num_words=batch.word_ids_BT.shape[1],
-        )
-        audio_BTF, video_BTF = system.normalised_audio(batch.audio_BTF), system.normalised_video(batch.video_BTF)
-        terms = (
-            masked_frames_loss(rebuilt.audio_BTF, audio_BTF, masked.audio_asked_BT),
-            masked_frames_loss(rebuilt.video_BTF, video_BTF, masked.video_asked_BT),
-            masked_words_loss(rebuilt.words_BTV, batch.word_ids_BT, masked.words_asked_BT),
-        )
-        return Terms(torch.stack([term for term, _ in terms]), torch.stack([count for _, count in terms]))
+        return _to_terms(_rebuilding_losses(system, _see(system, masked), batch, masked))
+
+
+@dataclass(frozen=True)
+class MatchedModelling:
+    """Masked modelling without the words, and telling which words of the batch go with what is heard and seen.
+
+    Rebuilding alone spends itself on whose voice and face it is. What a clip's words have in common with its voice
+    and face, and not with those of other clips, is what is felt and not who feels it (van den Oord et al. 2018 for
+    the loss). A clip without words matches sound with picture; a clip of one modality is only rebuilt. Negatives come
+    from the worker's own part of a batch.
+
+    `weights` are those of the audio, video, word and matching terms.
+    """
+
+    masks: MaskSettings
+    weights: tuple[float, ...]
+    names: tuple[str, ...] = ("audio", "video", "text", "match")
+
+    def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> Terms:
+        system = cast(TrimodalModel, model)
+        masked = mask_batch(self.masks, batch, moment, vocabulary_size=system.config.vocabulary_size)
+        output = _see(system, masked)
+        had_BM, seen_BM = batch.present_BM(), masked.seen.present_BM()
+        # The words alone where there are any, or else what was hidden.
+        words_M = torch.tensor([False, False, True], device=had_BM.device)
+        other_BM = had_BM & ~seen_BM
+        other_BM = torch.where(other_BM[:, 2:], words_M, other_BM)
+        other = system(**batch.keep(other_BM).inputs())
+        match = matching_loss(*system.views(output, other), other_BM.any(dim=1))
+        return _to_terms((*_rebuilding_losses(system, output, batch, masked), match))
 
 
 @dataclass(frozen=True)
 class Classification:
-    """Cross-entropy with labels, hard or soft; `label_smoothing` is the share spread evenly over all classes."""
+    """Cross-entropy with labels, hard or soft, of each of the model's stages, and its mean over them.
+
+    `label_smoothing` is the share of a label that is spread evenly over all classes.
+    """
 
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     label_smoothing: float = 0.0
@@ -88,8 +107,53 @@ class Classification:
         output = model(
             **seen.batch.inputs(), audio_masked_BT=seen.audio_hidden_BT, video_masked_BT=seen.video_hidden_BT
         )
-        loss, count = classification_loss(output.logits_BC, batch.labels_BC, self.label_smoothing)
-        return Terms(loss[None], count[None])
+        losses, counts = zip(
+            *(classification_loss(each, batch.labels_BC, self.label_smoothing) for each in output.stage_logits),
+            strict=True,
+        )
+        return Terms(torch.stack(losses).mean(dim=0, keepdim=True), counts[0][None])
+
+
+def _see(system: TrimodalModel, masked: MaskedBatch) -> TrimodalOutput:
+    output: TrimodalOutput = system(
+        **masked.seen.inputs(), audio_masked_BT=masked.audio_hidden_BT, video_masked_BT=masked.video_hidden_BT
+    )
+    return output
+
+
+def _rebuilding_losses(
+    system: TrimodalModel, output: TrimodalOutput, batch: Batch, masked: MaskedBatch
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    rebuilt = system.reconstruct(
+        output,
+        num_audio=batch.audio_BTF.shape[1],
+        num_video=batch.video_BTF.shape[1],
+        num_words=batch.word_ids_BT.shape[1],
+    )
+    audio_BTF, video_BTF = system.normalised_audio(batch.audio_BTF), system.normalised_video(batch.video_BTF)
+    return (
+        masked_frames_loss(rebuilt.audio_BTF, audio_BTF, masked.audio_asked_BT),
+        masked_frames_loss(rebuilt.video_BTF, video_BTF, masked.video_asked_BT),
+        masked_words_loss(rebuilt.words_BTV, batch.word_ids_BT, masked.words_asked_BT),
+    )
+
+
+def _to_terms(losses: Sequence[tuple[Tensor, Tensor]]) -> Terms:
+    return Terms(torch.stack([loss for loss, _ in losses]), torch.stack([count for _, count in losses]))
+
+
+def matching_loss(one_BD: Tensor, other_BD: Tensor, there_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over clips of the cross-entropy of finding a clip's other view among all, and their number.
+
+    Both ways, and the mean of the two; `there_B` says which clips have two views, and so take part.
+    """
+    scores_BB = one_BD @ other_BD.T
+    scores_BB = scores_BB.masked_fill(~(there_B[:, None] & there_B[None, :]), torch.finfo(scores_BB.dtype).min)
+    right_B = torch.arange(len(one_BD), device=one_BD.device)
+    both_B = F.cross_entropy(scores_BB, right_B, reduction="none") + F.cross_entropy(
+        scores_BB.T, right_B, reduction="none"
+    )
+    return torch.where(there_B, both_B / 2, 0.0).sum(), there_B.sum().to(one_BD.dtype)
 
 
 def masked_frames_loss(rebuilt_BTF: Tensor, actual_BTF: Tensor, asked_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -161,6 +161,7 @@ class Pretrain(Optimization):
     mask_span: int = Field(3, ge=1, description="Neighbouring audio and video steps masked together.")
     modality_mask_share: float = Field(0.2, ge=0, lt=1, description="Clips that lose whole modalities.")
     loss_weights: tuple[float, float, float] = Field((1.0, 1.0, 1.0), description="Audio, video, text.")
+    match_weight: float = Field(0.0, ge=0, description="Weight of matching words with voice and face; 0: none of it.")
 
 
 class Finetune(Optimization):

@@ -7,6 +7,8 @@ model in the same form, so that what follows is the same.
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,8 +18,8 @@ from transformers import PreTrainedModel
 from components import cluster, models
 from components.batches import frame_statistics
 from components.masking import MaskSettings
-from components.objectives import MaskedModelling
-from components.params import Params, load_params
+from components.objectives import MaskedModelling, MatchedModelling, Objective
+from components.params import Params, Pretrain, load_params
 from components.runs import fit_settings, output_folder, run_name
 from components.shards import ShardSet, open_split
 from components.stage import run_stage
@@ -37,6 +39,7 @@ def main() -> None:
     model = new_model(params, clips, features)
     history: list[HistoryRow] = []
     settings = params.pretrain
+    objective = new_objective(settings)
     if settings.enabled:
         name = run_name(
             "pretrain",
@@ -44,8 +47,6 @@ def main() -> None:
             seed=params.seed,
             data=[features / "tokenizer.json", *(features / split for split in _SPLITS)],
         )
-        masks = MaskSettings(settings.mask_share, settings.mask_span, settings.modality_mask_share)
-        objective = MaskedModelling(masks, settings.loss_weights)
         schedule = fit_settings(settings, seed=params.seed)
         state = cluster.train(
             cluster.Job(name, "pretrain", model, clips, None, objective, schedule, settings.num_workers)
@@ -54,7 +55,7 @@ def main() -> None:
         history = state.history
     with output_folder(OUTPUT) as folder:
         models.save(model, folder)
-        write_losses(folder / "losses.csv", history)
+        write_losses(folder / "losses.csv", objective.names, history)
     if settings.enabled:
         cluster.forget(name)
 
@@ -81,13 +82,21 @@ def new_model(params: Params, clips: ShardSet, features: Path) -> PreTrainedMode
     return model
 
 
-def write_losses(path: Path, history: list[HistoryRow]) -> None:
+def new_objective(settings: Pretrain) -> Objective:
+    """What the model is asked for: rebuilding what is masked, and if it weighs anything, matching."""
+    masks = MaskSettings(settings.mask_share, settings.mask_span, settings.modality_mask_share)
+    if settings.match_weight == 0:
+        return MaskedModelling(masks, settings.loss_weights)
+    return MatchedModelling(replace(masks, apart=True), (*settings.loss_weights, settings.match_weight))
+
+
+def write_losses(path: Path, names: Sequence[str], history: list[HistoryRow]) -> None:
     """Write the loss of each epoch and its terms, for `dvc plots`."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["step", "epoch", "split", "loss", "loss_audio", "loss_video", "loss_text"])
+        writer.writerow(["step", "epoch", "train", *names])
         for row in history:
-            writer.writerow([row.step, row.epoch + 1, row.split, f"{row.loss:.6f}", *(f"{t:.6f}" for t in row.terms)])
+            writer.writerow([row.step, row.epoch + 1, f"{row.loss:.6f}", *(f"{t:.6f}" for t in row.terms)])
 
 
 if __name__ == "__main__":

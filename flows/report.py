@@ -6,7 +6,6 @@ import base64
 import csv
 import io
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,17 +72,19 @@ def metrics_markdown(metrics: dict[str, Any]) -> str:
 
 
 def loss_curves(table: Path, title: str) -> bytes:
-    """A PNG of the losses that a training wrote, over its steps or epochs."""
-    curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    """A PNG of the losses that a training wrote, by epoch: in training, and on validation where there is one."""
+    curves: dict[str, list[tuple[int, float]]] = {"train": [], "validation": []}
     with table.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            curves[row["split"]].append((float(row.get("step") or row["epoch"]), float(row["loss"])))
+            for split in curves.keys() & row.keys():
+                curves[split].append((int(row["epoch"]), float(row[split])))
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for split, points in sorted(curves.items()):
-        axes.plot(*zip(*points, strict=True), label=split)
-    axes.set(title=title, ylabel="loss", xlabel="step")
-    if curves:
+    for split, points in curves.items():
+        if points:
+            axes.plot(*zip(*points, strict=True), label=split, marker=".")
+    axes.set(title=title, ylabel="loss", xlabel="epoch")
+    if any(curves.values()):
         axes.legend()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)

@@ -6,15 +6,16 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModel
 
 from components import models
-from components.batches import Batch, collate
+from components.batches import Batch, collate, in_order
 from components.clip import MODALITIES, Modality
-from components.models.layers import statistics_pooling
+from components.models.layers import dynamics, statistics_pooling
 from components.models.trimodal import TrimodalModel, TrimodalOutput
 from tests.toy_clips import NUM_CLASSES, ToyClips, toy_model
 
@@ -128,6 +129,74 @@ def test_pooling_is_mean_and_deviation_of_the_valid_steps() -> None:
     torch.testing.assert_close(pooled_BD[0, :3], x_BTD[0, :3].mean(dim=0))
     torch.testing.assert_close(pooled_BD[0, 3:], x_BTD[0, :3].std(dim=0, correction=0), rtol=1e-4, atol=1e-4)
     assert pooled_BD[1, 3:].abs().max() < 2e-3
+
+
+def test_dynamics_are_those_of_a_slow_loop() -> None:
+    random = np.random.default_rng(3)
+    x_BTF, mask_BT = torch.from_numpy(random.normal(size=(40, 11, 2))), torch.from_numpy(random.random((40, 11)) < 0.6)
+    mask_BT[0] = False
+    found_BS = dynamics(x_BTF, mask_BT, (1, 4))
+    assert found_BS.shape == (40, 10)
+    assert not found_BS[0].any()
+    for frames_TF, mask_T, found_S in zip(x_BTF.numpy(), mask_BT.numpy(), found_BS.numpy(), strict=True):
+        if not mask_T.any():
+            continue
+        mean_F = frames_TF[mask_T].mean(axis=0)
+        expected = [mean_F]
+        for scale in (1, 4):
+            parts = [range(start, min(start + scale, 11)) for start in range(0, 11, scale)]
+            averages = [
+                np.mean([frames_TF[step] for step in part if mask_T[step]], axis=0) if mask_T[part].any() else None
+                for part in parts
+            ]
+            there = [average for average in averages if average is not None]
+            pairs = [(a, b) for a, b in itertools.pairwise(averages) if a is not None and b is not None]
+            expected.append(np.sqrt(np.mean([(average - mean_F) ** 2 for average in there], axis=0) + 1e-6))
+            expected.append(np.mean([abs(b - a) for a, b in pairs], axis=0) if pairs else np.zeros(2))
+        np.testing.assert_allclose(found_S, np.concatenate(expected), atol=1e-12)
+
+
+def test_summaries_are_standardised_over_the_clips_that_have_them() -> None:
+    model = toy_model()
+    assert isinstance(model, TrimodalModel)
+    clips = ToyClips(40)
+    model.learn_summaries(each.inputs() for each in in_order(clips, batch_size=7))
+    head = model.summary_head
+    num_audio = 5 * model.config.audio_features
+    audio_NS = torch.stack(
+        [
+            dynamics(
+                model.normalised_audio(torch.from_numpy(clip.audio_TF[None]).float()),
+                torch.ones(1, len(clip.audio_TF), dtype=torch.bool),
+                (1, 4),
+            )[0]
+            for clip in clips.clips
+        ]
+    )
+    torch.testing.assert_close(head.mean_S[:num_audio], audio_NS.mean(dim=0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(head.deviation_S[:num_audio], audio_NS.std(dim=0, correction=0), rtol=1e-3, atol=1e-4)
+    without = toy_model()
+    assert isinstance(without, TrimodalModel)
+    halves = [
+        part.inputs()
+        for start in (0, 20)
+        for part in (collate(clips, range(start, start + 20)).without(["video"] if start else []),)
+    ]
+    without.learn_summaries(halves)
+    first_half = toy_model()
+    assert isinstance(first_half, TrimodalModel)
+    first_half.learn_summaries(halves[:1])
+    torch.testing.assert_close(without.summary_head.mean_S[num_audio:], first_half.summary_head.mean_S[num_audio:])
+
+
+def test_the_transformer_teaches_the_linear_part_nothing(batch: Batch) -> None:
+    model = toy_model()
+    assert isinstance(model, TrimodalModel)
+    linear_BC, both_BC = model(**batch.inputs()).stage_logits
+    both_BC.sum().backward(retain_graph=True)
+    assert model.summary_head.scores.weight.grad is None
+    linear_BC.sum().backward()
+    assert model.summary_head.scores.weight.grad is not None
 
 
 def test_a_saved_model_answers_the_same_to_the_bit(model: TrimodalModel, batch: Batch, tmp_path: Path) -> None:

@@ -28,9 +28,11 @@ from components.masking import (
 from components.objectives import (
     Classification,
     MaskedModelling,
+    MatchedModelling,
     classification_loss,
     masked_frames_loss,
     masked_words_loss,
+    matching_loss,
 )
 from tests.toy_clips import VOCABULARY_SIZE, ToyClips, toy_model
 
@@ -209,3 +211,48 @@ def test_clips_without_a_modality_are_no_trouble(batch: Batch) -> None:
     terms = MaskedModelling(EVERYTHING)(model, silent, Moment(0, 0))
     assert terms.sums_L.isfinite().all()
     assert terms.counts_L[0] == 0
+
+
+@given(st.integers(1, 9), st.integers(0, 99))
+def test_matching_is_finding_the_other_view_among_all(num_clips: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    one_BD, other_BD = (torch.from_numpy(random.normal(size=(num_clips, 4))) for _ in range(2))
+    there_B = random.random(num_clips) < 0.7
+    loss, count = matching_loss(one_BD, other_BD, torch.from_numpy(there_B))
+    expected, rows = 0.0, np.flatnonzero(there_B)
+    for row in rows:
+        right = float(one_BD[row] @ other_BD[row])
+        among_others = math.log(sum(math.exp(float(one_BD[row] @ other_BD[column])) for column in rows))
+        among_ones = math.log(sum(math.exp(float(one_BD[column] @ other_BD[row])) for column in rows))
+        expected += (among_others + among_ones) / 2 - right
+    assert float(count) == len(rows)
+    assert float(loss) == pytest.approx(expected, abs=1e-9)
+
+
+def test_words_are_hidden_from_what_is_to_be_matched_with_them(batch: Batch) -> None:
+    masked = mask_batch(MaskSettings(apart=True), batch, Moment(0, 0), vocabulary_size=VOCABULARY_SIZE)
+    kept = {tuple(row) for row in masked.seen.present_BM().tolist()}
+    assert kept == {(True, True, False), (True, False, False), (False, True, False)}
+    wordless = mask_batch(
+        MaskSettings(apart=True), batch.without(["text"]), Moment(0, 0), vocabulary_size=VOCABULARY_SIZE
+    )
+    assert {tuple(row) for row in wordless.seen.present_BM().tolist()} == {(True, False, False), (False, True, False)}
+    alone = mask_batch(
+        MaskSettings(apart=True), batch.without(["audio", "video"]), Moment(0, 0), vocabulary_size=VOCABULARY_SIZE
+    )
+    assert alone.seen.present_BM().tolist() == [[False, False, True]] * 40
+
+
+def test_matching_counts_the_clips_that_have_two_views(batch: Batch) -> None:
+    model = toy_model()
+    objective = MatchedModelling(MaskSettings(apart=True), (0.1, 0.1, 0.1, 1.0))
+    keep_BM = torch.ones(40, 3, dtype=torch.bool)
+    keep_BM[:5, :2] = False
+    keep_BM[5:8, 2] = False
+    terms = objective(model, batch.keep(keep_BM), Moment(0, 0))
+    assert terms.counts_L[objective.names.index("match")] == 35
+    assert terms.sums_L.isfinite().all()
+    (terms.sums_L / terms.counts_L).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    projections = [value for name, value in model.named_parameters() if name.startswith("view_projections.")]
+    assert len(projections) == 4
+    assert all(each.grad is not None for each in projections)

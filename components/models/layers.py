@@ -9,6 +9,7 @@ F features of a step.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -152,3 +153,32 @@ def statistics_pooling(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     # The root's slope is infinite at 0, where a clip of one step lies.
     deviation_BD = (variance_BD + 1e-6).sqrt()
     return torch.cat([mean_BD, deviation_BD], dim=1)
+
+
+def dynamics(x_BTF: Tensor, mask_BT: Tensor, scales: Sequence[int]) -> Tensor:
+    """(B, (1 + 2 len(scales)) F): how a clip's frames lie and how they move; a clip without any gets zeros.
+
+    The mean, and at each scale, for averages over that many consecutive steps, their standard deviation and the mean
+    absolute change from one to the next. The quick movements are what delta features hold (Furui 1986), the slow ones
+    what the modulation spectrum does.
+    """
+    weight_BT1 = mask_BT[:, :, None].to(x_BTF.dtype)
+    x_BTF = torch.where(mask_BT[:, :, None], x_BTF, 0.0)
+    mean_BF = x_BTF.sum(dim=1) / weight_BT1.sum(dim=1).clamp(min=1)
+    parts_BF = [mean_BF]
+    for scale in scales:
+        sums_BSF, counts_BS1 = (_chunks(each, scale).sum(dim=2) for each in (x_BTF, weight_BT1))
+        averages_BSF, there_BS1 = sums_BSF / counts_BS1.clamp(min=1), counts_BS1 > 0
+        spread_BSF = torch.where(there_BS1, averages_BSF - mean_BF[:, None], 0.0).square()
+        variance_BF = spread_BSF.sum(dim=1) / there_BS1.sum(dim=1).clamp(min=1)
+        both_BS1 = there_BS1[:, 1:] & there_BS1[:, :-1]
+        change_BSF = torch.where(both_BS1, averages_BSF[:, 1:] - averages_BSF[:, :-1], 0.0).abs()
+        # The root's slope is infinite at 0, where a clip of one step lies.
+        parts_BF += [(variance_BF + 1e-6).sqrt(), change_BSF.sum(dim=1) / both_BS1.sum(dim=1).clamp(min=1)]
+    return torch.where(mask_BT.any(dim=1, keepdim=True), torch.cat(parts_BF, dim=1), 0.0)
+
+
+def _chunks(x_BTF: Tensor, size: int) -> Tensor:
+    """(B, T / size, size, F): consecutive steps together, the last chunk filled up with zeros."""
+    padded_BTF = F.pad(x_BTF, (0, 0, 0, -x_BTF.shape[1] % size))
+    return padded_BTF.reshape(len(x_BTF), -1, size, x_BTF.shape[2])

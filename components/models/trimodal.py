@@ -4,6 +4,10 @@ After Khare, Parthasarathy and Sundaram, "Self-supervised learning with cross-mo
 recognition" (SLT 2021), in the form that their earlier paper describes (arXiv 2009.05019): an audio encoder, one
 cross-modal block for video and one for words, and a weighted sum of the three on the audio's time base.
 
+The answer has two parts, as in boosting: a linear part reads how sound and face lie and move over the clip, and
+which words there are; the transformer adds what that leaves open. Each has its own loss: given all of it, the
+transformer would learn the training voices by heart before the linear part has learned what all voices share.
+
 A missing modality is a mask, not a branch: its steps are replaced by a learned frame, nothing looks at them, and
 its weight in the sum goes to the others. Without audio the learned frames still carry the time base.
 
@@ -13,9 +17,10 @@ D width, C classes, M modalities (audio, video, text), K windows.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +36,10 @@ from components.models.layers import (
     statistics_pooling,
     valid_steps,
 )
+from components.models.summary import MaskedFrames, SummaryHead
+
+_VIEW_WIDTH: Final = 64
+_VIEW_TEMPERATURE: Final = 0.1
 
 
 class TrimodalConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # transformers leaves these untyped
@@ -52,6 +61,8 @@ class TrimodalConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # tran
     num_layers: int = 2
     dropout: float = 0.1
     modality_weights: list[float] | tuple[float, ...] = (0.4, 0.4, 0.2)
+    summary_scales: list[int] | tuple[int, ...] = (1, 4)
+    summary_dropout: float = 0.5
     initializer_range: float = 0.02
 
 
@@ -60,19 +71,26 @@ class TrimodalOutput:
     """What `TrimodalModel` computes on the way, by name.
 
     Attributes:
-        logits_BC: scores of the classes.
+        logits_BC: scores of the classes: the sum of what the two parts say.
+        stage_logits: (B, C) scores to be learned one after the other: of the linear part, and of both, where the
+            linear part learns nothing.
         pooled_BD: (B, 2 D) mean and deviation of the fused sequence over time.
         fused_BAD: the weighted sum of the modalities on the audio time base.
         step_mask_BA: valid steps of the fused sequence, True where valid.
         video_BVD, words_BWD: each modality's own encoding, before the fusion.
+        frames: the normalised audio and video frames with the steps that were seen, which the summary is made of.
+        bag_BD: mean embedding of the words.
     """
 
     logits_BC: Tensor
+    stage_logits: tuple[Tensor, ...]
     pooled_BD: Tensor
     fused_BAD: Tensor
     step_mask_BA: Tensor
     video_BVD: Tensor
     words_BWD: Tensor
+    frames: tuple[MaskedFrames, MaskedFrames]
+    bag_BD: Tensor
 
 
 @dataclass(frozen=True)
@@ -118,7 +136,16 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             nn.Dropout(dropout),
             nn.Linear(width, config.num_classes),
         )
+        self.summary_head = SummaryHead(
+            (config.audio_features, config.video_features),
+            width,
+            config.num_classes,
+            scales=config.summary_scales,
+            dropout=config.summary_dropout,
+        )
         self.decoder = _Decoder(config)
+        # Of what is matched with something else, and of what it is matched with.
+        self.view_projections = nn.ModuleList([nn.Linear(2 * width, _VIEW_WIDTH) for _ in range(2)])
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -128,6 +155,11 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, SummaryHead):
+            nn.init.zeros_(module.mean_S)
+            nn.init.ones_(module.deviation_S)
+            # A thousand entries, none of them better than another at first.
+            nn.init.zeros_(module.scores.weight)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
@@ -191,8 +223,10 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         if audio_masked_BT is not None:
             absent_BA = absent_BA | F.pad(audio_masked_BT, (0, num_steps - audio_masked_BT.shape[1]))
         audio_BAF = F.pad(self.normalised_audio(audio_BTF), (0, 0, 0, num_steps - audio_BTF.shape[1]))
-        audio_BAF = torch.where(absent_BA[:, :, None], self.audio_mask_frame, audio_BAF)
         video_BVF = self.normalised_video(video_BTF)
+        video_seen_BV = video_mask_BV if video_masked_BT is None else video_mask_BV & ~video_masked_BT
+        frames = (MaskedFrames(audio_BAF, step_mask_BA & ~absent_BA), MaskedFrames(video_BVF, video_seen_BV))
+        audio_BAF = torch.where(absent_BA[:, :, None], self.audio_mask_frame, audio_BAF)
         if video_masked_BT is not None:
             video_BVF = torch.where(video_masked_BT[:, :, None], self.video_mask_frame, video_BVF)
 
@@ -202,8 +236,9 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         video_BVD = self.video_projection(video_BVF, video_mask_BV)
         video_BVD = video_BVD + positions(video_BTF.shape[1], config.width, video_stride, device)
         video_BVD = self.video_encoder(video_BVD, None, video_mask_BV)
-        words_BWD = self.word_dropout(self.word_embedding(word_ids_BT) * config.width**0.5)
-        words_BWD = words_BWD + positions(word_ids_BT.shape[1], config.width, 1.0, device)
+        words_BWD = self.word_embedding(word_ids_BT) * config.width**0.5
+        bag_BD = (words_BWD * word_mask_BW[:, :, None]).sum(dim=1) / word_lengths_B[:, None].clamp(min=1)
+        words_BWD = self.word_dropout(words_BWD) + positions(word_ids_BT.shape[1], config.width, 1.0, device)
         words_BWD = self.word_encoder(words_BWD, None, word_mask_BW)
 
         present_BM = torch.stack([audio_lengths_B, video_lengths_B, word_lengths_B], dim=1) > 0
@@ -217,34 +252,49 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         weighted = [view_BAD * weight_BM[:, m, None, None] for m, view_BAD in enumerate(views)]
         fused_BAD = weighted[0] + weighted[1] + weighted[2]
         pooled_BD = statistics_pooling(fused_BAD, step_mask_BA)
+        summary_BC, sequence_BC = self.summary_head(frames, bag_BD), self.head(pooled_BD)
         return TrimodalOutput(
-            logits_BC=self.head(pooled_BD),
+            logits_BC=summary_BC + sequence_BC,
+            stage_logits=(summary_BC, summary_BC.detach() + sequence_BC),
             pooled_BD=pooled_BD,
             fused_BAD=fused_BAD,
             step_mask_BA=step_mask_BA,
             video_BVD=video_BVD,
             words_BWD=words_BWD,
+            frames=frames,
+            bag_BD=bag_BD,
         )
+
+    def learn_summaries(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
+        """Store the mean and deviation of the training clips' summaries; `batches` hold arguments of `forward`."""
+        with torch.no_grad():
+            self.summary_head.learn(self(**inputs).frames for inputs in batches)
 
     def window_logits(self, output: TrimodalOutput, *, window_s: float) -> tuple[Tensor, Tensor]:
         """(B, K, C) logits of consecutive windows of `window_s` seconds, and (B, K) which of them hold any step.
 
-        A window is read as the whole clip is: its own steps pooled, then the head.
+        A window is read as the whole clip is: its own steps pooled, then the heads. Words have no times, so all of
+        them are in every window.
         """
-        fused_BAD, mask_BA = output.fused_BAD, output.step_mask_BA
-        steps = max(1, round(window_s / self.config.audio_step_s))
-        batch, num_steps, width = fused_BAD.shape
-        num_windows = -(-num_steps // steps)
-        padding = num_windows * steps - num_steps
-        fused_BAD = F.pad(fused_BAD, (0, 0, 0, padding)).reshape(batch * num_windows, steps, width)
-        mask_BA = F.pad(mask_BA, (0, padding)).reshape(batch * num_windows, steps)
-        logits = self.head(statistics_pooling(fused_BAD, mask_BA))
-        return logits.reshape(batch, num_windows, -1), mask_BA.any(dim=1).reshape(batch, num_windows)
+        config = self.config
+        steps = [max(1, round(window_s / step_s)) for step_s in (config.audio_step_s, config.video_step_s)]
+        batch, num_windows = len(output.bag_BD), -(-output.step_mask_BA.shape[1] // steps[0])
+        fused = MaskedFrames(output.fused_BAD, output.step_mask_BA).windows(steps[0], num_windows)
+        frames = [each.windows(size, num_windows) for each, size in zip(output.frames, steps, strict=True)]
+        logits = self.head(statistics_pooling(fused.x_BTF, fused.seen_BT))
+        logits = logits + self.summary_head(frames, output.bag_BD.repeat_interleave(num_windows, dim=0))
+        return logits.reshape(batch, num_windows, -1), fused.seen_BT.any(dim=1).reshape(batch, num_windows)
 
     def reconstruct(self, output: TrimodalOutput, *, num_audio: int, num_video: int, num_words: int) -> Reconstruction:
         """Rebuild the inputs from the fused sequence, at as many steps of each as asked (pre-training)."""
         reconstruction: Reconstruction = self.decoder(output, num_audio, num_video, num_words)
         return reconstruction
+
+    def views(self, one: TrimodalOutput, other: TrimodalOutput) -> tuple[Tensor, Tensor]:
+        """(B, D) each, such that the product of two rows scores whether they are of one clip (pre-training)."""
+        project_one, project_other = self.view_projections
+        one_BD = F.normalize(project_one(one.pooled_BD), dim=1)
+        return one_BD / _VIEW_TEMPERATURE, F.normalize(project_other(other.pooled_BD), dim=1)
 
     def _anchor_lengths(self, audio_lengths_B: Tensor, video_lengths_B: Tensor, word_lengths_B: Tensor) -> Tensor:
         """Steps of the audio time base: the audio's own, or what the video or else the words last."""

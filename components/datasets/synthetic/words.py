@@ -1,7 +1,7 @@
 """What a synthetic speaker says: template sentences of neutral words, with words that carry an emotion.
 
-Each emotion has some forty words of its own, drawn by Zipf's law: a few hundred labelled sentences show the frequent
-ones only, and a model learns the others from unlabelled clips, by the voice and face that go with them.
+Each emotion has some forty words of its own, three or four of them in a sentence: a few labelled sentences show a part
+of them only, and a model learns the others from unlabelled clips, by the voice and face that go with them.
 """
 
 from __future__ import annotations
@@ -62,20 +62,19 @@ _VERBS: Final = _words("saw found left heard watched opened carried noticed reme
 
 # Lower case is said as it stands; PLACE, THING, PERSON and VERB are drawn; EMOTION is a word of the lexicon.
 _TEMPLATES: Final = (
-    "my PERSON VERB the EMOTION THING",
-    "we VERB a EMOTION THING in the PLACE",
-    "the PERSON at the PLACE was EMOTION today",
-    "i VERB the THING and it was EMOTION",
-    "that EMOTION PERSON VERB my EMOTION THING",
-    "it was a EMOTION and EMOTION THING",
-    "they said the PLACE is EMOTION again",
-    "the THING by the PLACE looks EMOTION to me",
-    "such a EMOTION PLACE with a EMOTION PERSON",
+    "a EMOTION EMOTION THING in the EMOTION PLACE",
+    "the EMOTION PERSON was EMOTION and EMOTION",
+    "my EMOTION PERSON VERB EMOTION EMOTION things",
+    "it was a EMOTION EMOTION and EMOTION THING",
+    "the EMOTION PLACE looks EMOTION and EMOTION today",
+    "EMOTION EMOTION PERSON by the EMOTION THING",
+    "we VERB EMOTION things at the EMOTION EMOTION PLACE",
+    "such EMOTION EMOTION people in a EMOTION PLACE",
 )
 
 # Share of the emotion slots that hold a word of an emotion drawn at random: sentences are not clean either.
-STRAY_SHARE: Final = 0.05
-_ZIPF_EXPONENT: Final = 1.0
+STRAY_SHARE: Final = 0.1
+_ZIPF_EXPONENT: Final = 0.7
 
 
 def sentence(emotion: str, generator: np.random.Generator) -> str:
