@@ -113,11 +113,11 @@ def train(job: Job) -> TrainingState:
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             # Ray tells of every report on every worker; progress is told once an epoch.
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
-            callbacks=[_EndOnInputError()],  # type: ignore[list-item]
+            callbacks=[_EndOnInputError()],  # type: ignore[list-item]  # Ray's own callback type is not exported
         ),
     )
     try:
-        ended_by = trainer.fit().return_value  # type: ignore[attr-defined]
+        ended_by = trainer.fit().return_value  # type: ignore[attr-defined]  # added by Ray Train v2, not in its stubs
     except ray.train.TrainingFailedError as error:
         raise _cause(error, job) from error
     if isinstance(ended_by, Exception):
@@ -190,7 +190,7 @@ def _work(config: dict[str, _Part]) -> Exception | None:
     device = ray.train.torch.get_device()
     try:
         fit(
-            job.model.to(device),  # type: ignore[arg-type]
+            job.model.to(device),  # type: ignore[arg-type]  # transformers leaves `to` untyped
             job.train,
             job.objective,
             job.settings,

@@ -78,7 +78,7 @@ def new_model(params: Params, clips: ShardSet, features: Path) -> PreTrainedMode
         dropout=params.model.dropout,
         modality_weights=list(params.model.modality_weights),
     )
-    model.set_input_statistics(**vars(frame_statistics(clips)))  # type: ignore[operator]
+    model.set_input_statistics(**vars(frame_statistics(clips)))  # type: ignore[operator]  # a Tensor, for mypy
     return model
 
 

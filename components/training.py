@@ -200,7 +200,7 @@ def _train_step(
     weights_L = torch.tensor(objective.weights, device=device, dtype=torch.float64)
     loss = (terms.sums_L * (weights_L / totals_2L[1].clamp(min=1)).float()).sum()
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     parameters = [parameter for block in optimizer.param_groups for parameter in block["params"]]
     _add_gradients(parameters, group)
     norm = nn.utils.clip_grad_norm_(parameters, settings.clip_norm)

@@ -55,8 +55,8 @@ def up(settings: Settings, tell: Tell) -> None:
     settings.home.mkdir(parents=True, exist_ok=True)
     with _only_one(settings):
         _start_servers(settings, tell)
-        _start_runner(settings, tell)
-        _restore_endpoint(settings, tell)
+        is_idle = _start_runner(settings, tell)
+        _restore_endpoint(settings, tell, is_idle=is_idle)
 
 
 def down(settings: Settings) -> int:
@@ -183,9 +183,10 @@ def _start_ray(settings: Settings) -> None:
     )
 
 
-def _start_runner(settings: Settings, tell: Tell) -> None:
+def _start_runner(settings: Settings, tell: Tell) -> bool:
+    """Serve the deployments; returns whether that had to be started, and so no run is under way."""
     if processes.is_running("runner", settings):
-        return
+        return False
     # Runs of a former runner have no parent left to report their end.
     processes.stop(settings, "runner")
     _crash_unfinished_runs(settings)
@@ -199,14 +200,29 @@ def _start_runner(settings: Settings, tell: Tell) -> None:
         client_environment(settings),
     )
     processes.wait_until(ready.exists, "runner", settings, _START_TIMEOUT_S)
+    return True
 
 
-def _restore_endpoint(settings: Settings, tell: Tell) -> None:
-    """Deploy the endpoint with the last release, or without a model when there is none."""
-    if _endpoint_state(settings) != "down":
+def _restore_endpoint(settings: Settings, tell: Tell, *, is_idle: bool) -> None:
+    """Deploy the endpoint with the last release, or without a model when there is none.
+
+    A promotion that was killed between the swap and its record leaves another model there than the log names. While
+    a run is under way that is how it should be, else it is mended.
+    """
+    if _endpoint_state(settings) != "down" and not (is_idle and _is_ahead_of_log(settings)):
         return
     tell("deploying the endpoint")
     restore(on_platform(settings))
+
+
+def _is_ahead_of_log(settings: Settings) -> bool:
+    champion = Registry(Storage(settings.storage_url)).champion()
+    try:
+        answer = httpx.get(f"{settings.endpoint_url}/v1/model", timeout=5.0)
+    except httpx.HTTPError:
+        return True
+    served = answer.json()["release"] if answer.status_code == 200 else None
+    return served != (champion.number if champion else None)
 
 
 def _endpoint_state(settings: Settings) -> str:

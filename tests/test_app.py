@@ -134,7 +134,7 @@ def test_words_alone_may_come_as_a_form(http: httpx.Client) -> None:
     ],
 )
 def test_forms_that_cannot_be_judged(http: httpx.Client, files: dict[str, object], code: str) -> None:
-    answer = http.post("/v1/emotion", files=files)  # type: ignore[arg-type]
+    answer = http.post("/v1/emotion", files=files)  # type: ignore[arg-type]  # httpx takes lists of pairs, its stubs do not say so
     assert _problem(answer, code).status == PROBLEMS[code][0]
 
 

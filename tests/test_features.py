@@ -339,7 +339,7 @@ def test_path_and_bytes_give_the_same_bits(tmp_path: Path) -> None:
     first, warnings = clip_features.compute(of_path, "good day", CONFIG, TOKENIZER)
     assert warnings == ()
     assert first.video_TF.shape[0] == 25
-    assert first.audio_TF.shape[0] == audio.num_audio_steps(len(of_path.waveform_T), CONFIG.audio)  # type: ignore[arg-type]
+    assert first.audio_TF.shape[0] == audio.num_audio_steps(len(of_path.waveform_T), CONFIG.audio)  # type: ignore[arg-type]  # the clip has sound
     for other in (of_path, of_bytes, apart):
         assert_equal(first, clip_features.compute(other, "good day", CONFIG, TOKENIZER)[0])
 

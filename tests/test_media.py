@@ -186,7 +186,7 @@ def test_stereo_at_another_rate_becomes_mono_at_ours() -> None:
 def test_same_channels_are_not_louder_than_one() -> None:
     mono_T = np.round(tone(0.5) * 32_000).astype(np.int16)
     single, double = decode(pcm(mono_T[:, None], RATE_HZ)), decode(pcm(np.stack([mono_T, mono_T], axis=1), RATE_HZ))
-    np.testing.assert_allclose(single.waveform_T, double.waveform_T, atol=1e-6)  # type: ignore[arg-type]
+    np.testing.assert_allclose(single.waveform_T, double.waveform_T, atol=1e-6)  # type: ignore[arg-type]  # the clip has sound
 
 
 def test_wide_picture_is_shrunk_and_order_of_pixels_kept(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_wav_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "tone.wav"
     media.write_wav(path, tone(0.5))
     recording = decode(path)
-    np.testing.assert_allclose(recording.waveform_T, tone(0.5), atol=1e-4)  # type: ignore[arg-type]
+    np.testing.assert_allclose(recording.waveform_T, tone(0.5), atol=1e-4)  # type: ignore[arg-type]  # the clip has sound
 
 
 def test_missing_stream_is_none_unless_it_alone_is_wanted(talking: Path, tmp_path: Path) -> None:

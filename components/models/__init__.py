@@ -56,13 +56,13 @@ def load(folder: Path) -> PreTrainedModel:
     if system not in system_names():
         raise ValueError(f"{path}: unknown system {system!r}; there are: {', '.join(system_names())}")
     module = importlib.import_module(f"{__name__}.{system}")
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves these untyped
     model: PreTrainedModel = module.load(folder)
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()  # type: ignore[no-untyped-call]  # transformers leaves these untyped
     return model
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
     """Write `config.json` and `model.safetensors`, in the form that `load` and `AutoModel` read."""
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves these untyped
     model.save_pretrained(folder)

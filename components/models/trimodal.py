@@ -102,7 +102,7 @@ class Reconstruction:
     words_BTV: Tensor
 
 
-class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]
+class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transformers leaves these untyped
     """Audio-anchored cross-modal transformer over any subset of audio, video and words."""
 
     config_class = TrimodalConfig
@@ -146,7 +146,7 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         self.decoder = _Decoder(config)
         # Of what is matched with something else, and of what it is matched with.
         self.view_projections = nn.ModuleList([nn.Linear(2 * width, _VIEW_WIDTH) for _ in range(2)])
-        self.post_init()  # type: ignore[no-untyped-call]
+        self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves these untyped
 
     def _init_weights(self, module: nn.Module) -> None:
         """Every initial value of the network, in one place."""
