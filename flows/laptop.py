@@ -108,6 +108,8 @@ def client_environment(settings: Settings) -> dict[str, str]:
         "PREFECT_API_URL": f"{settings.prefect_url}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        # Ten seconds by default, which whoever pressed Run waits for.
+        "PREFECT_RUNNER_POLL_FREQUENCY": "2",
         "DO_NOT_TRACK": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray gives a node the machine's outward address and listens there, even when told 127.0.0.1. This variable,
