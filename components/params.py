@@ -44,6 +44,7 @@ class Corpus(Section):
 
     dataset: str = Field("synthetic", description="Name of the corpus: a module of components/datasets.")
     root: str | None = Field(None, description="Folder of the release, or the table's file; none for synthetic.")
+    task: str | None = Field(None, description="What is asked, where the corpus has several tasks; none: its first.")
     # Set when a run is prepared: DVC does not look outside its repository, so this is what tells it that files
     # of the corpus came, went or changed.
     fingerprint: SkipJsonSchema[str | None] = None
@@ -77,6 +78,9 @@ class Ingest(Section):
     validation_share: float = Field(0.17, gt=0, lt=1, description="Share of speakers for choosing the epoch.")
     test_share: float = Field(0.25, gt=0, lt=1, description="Share of speakers held out for the figures.")
     test_speakers: list[str] = Field([], description="Hold out these speakers instead of drawing them.")
+    protocol: str | None = Field(None, description="Divide as this published protocol of the corpus does.")
+    num_folds: int | None = Field(None, ge=2, description="Divide into folds of speakers, for want of a protocol.")
+    fold: int = Field(0, ge=0, description="Which fold tests, from 0; needs protocol or num_folds.")
 
 
 class Synthetic(Section):

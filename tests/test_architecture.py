@@ -18,6 +18,8 @@ ORDER = (
     "params",
     "compute",
     "clip",
+    "task",
+    "protocols",
     "media_limits",
     "media_streams",
     "media_writing",

@@ -14,16 +14,17 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from components import ingest, media, params, splits
+from components import ingest, media, params, splits, task
 from components.clip import Clip
 from components.inspection import Bounds
-from components.survey import Outcome, Rejection, Task, carry_out, survey
+from components.survey import Candidate, Outcome, Rejection, carry_out, survey
 from tests.conftest import SHARED_DATA
 
 pytestmark = pytest.mark.usefixtures("ray_address")
 
 SMALL = {"synthetic": {"num_speakers": 6, "num_labelled": 36, "num_unlabelled": 12}}
 EMOTIONS = ("happy", "sad")
+TASK = task.Task("classes", EMOTIONS)
 
 
 def resolved(
@@ -234,18 +235,18 @@ def test_settings_that_contradict_the_corpus(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def _crash_on_second(task: Task) -> Outcome:
-    if task.clip_id == "c1":
+def _crash_on_second(candidate: Candidate) -> Outcome:
+    if candidate.clip_id == "c1":
         os.kill(os.getpid(), signal.SIGKILL)
-    return carry_out(task)
+    return carry_out(candidate)
 
 
 def test_file_that_kills_its_process_costs_one_clip() -> None:
     bounds = Bounds(0.3, 60.0, None)
-    tasks = [
-        Task("table", False, bounds, "", clip=Clip(f"c{number}", "ann", transcript="words")) for number in range(4)
+    candidates = [
+        Candidate("table", False, bounds, "", clip=Clip(f"c{number}", "ann", transcript="words")) for number in range(4)
     ]
-    outcomes = survey(tasks, _crash_on_second)
+    outcomes = survey(candidates, _crash_on_second)
     assert [isinstance(outcome, Rejection) for outcome in outcomes] == [False, True, False, False]
     assert isinstance(outcomes[1], Rejection)
     assert outcomes[1].reason == "decoder-crashed"
@@ -270,9 +271,9 @@ def test_splits_are_seeded_sized_and_class_complete() -> None:
     clips = many_clips(24)
     # One class has few speakers: a careless draw would leave a split without it.
     clips = [clip for clip in clips if "sad" not in clip.labels or clip.speaker_id in ("s03", "s11", "s17", "s20")]
-    division = splits.divide(clips, params.Ingest(), 0)
-    assert division == splits.divide(clips, params.Ingest(), 0)
-    assert len({tuple(sorted(splits.divide(clips, params.Ingest(), seed).items())) for seed in range(5)}) > 1
+    division = splits.divide(clips, params.Ingest(), task=TASK, seed=0)
+    assert division == splits.divide(clips, params.Ingest(), task=TASK, seed=0)
+    assert len({tuple(sorted(splits.divide(clips, params.Ingest(), task=TASK, seed=seed).items())) for seed in range(5)}) > 1
     assert Counter(division.values()) == {"train": 14, "validation": 4, "test": 6}
     for split in ("train", "validation", "test"):
         assert {"happy", "sad"} == {name for c in clips if division[c.speaker_id] == split for name in c.labels}
@@ -283,27 +284,27 @@ def test_speakers_without_unlabelled_clips_are_held_out_first() -> None:
     talkative = {"s00", "s01", "s02", "s03", "s04", "s05"}
     clips += [Clip(f"{name}-free", name, transcript="") for name in sorted(talkative)]
     for seed in range(5):
-        division = splits.divide(clips, params.Ingest(), seed)
+        division = splits.divide(clips, params.Ingest(), task=TASK, seed=seed)
         assert {name for name, split in division.items() if split != "train"} <= {"s06", "s07", "s08", "s09"}
 
 
 def test_named_test_speakers_and_own_splits() -> None:
     clips = many_clips(8)
-    division = splits.divide(clips, params.Ingest(test_speakers=["s02", "s05"]), 0)
+    division = splits.divide(clips, params.Ingest(test_speakers=["s02", "s05"]), task=TASK, seed=0)
     assert {name for name, split in division.items() if split == "test"} == {"s02", "s05"}
     with pytest.raises(ValueError, match="did you mean s0"):
-        splits.divide(clips, params.Ingest(test_speakers=["s2"]), 0)
-    own = splits.divide(many_clips(8, split=True), params.Ingest(), 0)
+        splits.divide(clips, params.Ingest(test_speakers=["s2"]), task=TASK, seed=0)
+    own = splits.divide(many_clips(8, split=True), params.Ingest(), task=TASK, seed=0)
     assert [own[f"s{number:02d}"] for number in range(4)] == ["train", "train", "validation", "test"]
     with pytest.raises(ValueError, match="leave one of the two out"):
-        splits.divide(many_clips(8, split=True), params.Ingest(test_speakers=["s02"]), 0)
+        splits.divide(many_clips(8, split=True), params.Ingest(test_speakers=["s02"]), task=TASK, seed=0)
     mixed = [replace(clip, split="test") if clip.clip_id == "0-sad" else clip for clip in many_clips(8, split=True)]
     with pytest.raises(ValueError, match="speaker s00 is in test and train"):
-        splits.divide(mixed, params.Ingest(), 0)
+        splits.divide(mixed, params.Ingest(), task=TASK, seed=0)
     without = [replace(clip, split="train" if clip.split == "validation" else clip.split) for clip in mixed[2:]]
-    assert Counter(splits.divide(without, params.Ingest(), 0).values())["validation"] == 1
+    assert Counter(splits.divide(without, params.Ingest(), task=TASK, seed=0).values())["validation"] == 1
     with pytest.raises(ValueError, match="take too many"):
-        splits.divide(many_clips(3), params.Ingest(test_speakers=["s00", "s01"]), 0)
+        splits.divide(many_clips(3), params.Ingest(test_speakers=["s00", "s01"]), task=TASK, seed=0)
 
 
 @pytest.mark.skipif(not (SHARED_DATA / "ravdess").is_dir(), reason="the shared recordings are not here")

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from components import media
+from components import media, params
 from components.clip import Clip
-from components.datasets import Refusal, ravdess
+from components.datasets import Refusal, ravdess, task_of
 from tests.conftest import SHARED_DATA
+
+TASK = task_of(params.Corpus(dataset="ravdess"))
+assert TASK is not None
 
 
 def make(root: Path, *names: str) -> None:
@@ -21,7 +24,7 @@ def make(root: Path, *names: str) -> None:
 
 def test_codes_become_a_clip(tmp_path: Path) -> None:
     make(tmp_path, "Actor_07/03-01-06-02-01-02-07.wav")
-    (clip,) = ravdess.read(tmp_path)
+    (clip,) = ravdess.read(tmp_path, TASK)
     assert isinstance(clip, Clip)
     assert clip == Clip(
         clip_id="03-01-06-02-01-02-07",
@@ -40,7 +43,7 @@ def test_take_in_several_modalities_is_one_clip(tmp_path: Path) -> None:
         "Video/Actor_02/02-01-03-01-02-01-02.mp4",
         "Video/Actor_02/02-01-04-01-02-01-02.mp4",
     )
-    both, silent = ravdess.read(tmp_path)
+    both, silent = ravdess.read(tmp_path, TASK)
     assert isinstance(both, Clip)
     assert isinstance(silent, Clip)
     assert both.clip_id == "01-01-03-01-02-01-02"
@@ -64,24 +67,24 @@ def test_take_in_several_modalities_is_one_clip(tmp_path: Path) -> None:
 )
 def test_other_files_are_refused_by_reason(tmp_path: Path, name: str, reason: str) -> None:
     make(tmp_path, "Actor_01/03-01-01-01-01-01-01.wav", "Actor_01/.DS_Store", name)
-    items = list(ravdess.read(tmp_path))
+    items = list(ravdess.read(tmp_path, TASK))
     assert [item.reason for item in items if isinstance(item, Refusal)] == [reason]
     assert sum(isinstance(item, Clip) for item in items) == 1
 
 
 def test_nothing_there_names_the_source(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Zenodo record 1188976"):
-        list(ravdess.read(tmp_path / "missing"))
+        list(ravdess.read(tmp_path / "missing", TASK))
     with pytest.raises(ValueError, match="Zenodo record 1188976"):
-        list(ravdess.read(tmp_path))
+        list(ravdess.read(tmp_path, TASK))
 
 
 @pytest.mark.skipif(not (SHARED_DATA / "ravdess").is_dir(), reason="the shared recordings are not here")
 def test_real_release() -> None:
-    clips = [item for item in ravdess.read(SHARED_DATA / "ravdess") if isinstance(item, Clip)]
+    clips = [item for item in ravdess.read(SHARED_DATA / "ravdess", TASK) if isinstance(item, Clip)]
     assert len(clips) == 480
     assert len({clip.speaker_id for clip in clips}) == 8
-    assert {name for clip in clips for name in clip.labels} == set(ravdess.LABELS or ())
+    assert {name for clip in clips for name in clip.labels} == set(TASK.labels)
     assert clips[0].audio_uri is not None
     recording = media.decode(Path(clips[0].audio_uri), sample_rate_hz=16_000, frame_rate_hz=12.5)
     assert 2 < recording.duration_s < 6
