@@ -157,9 +157,7 @@ def _extracted(bundle: Predictor, clips: Sequence[Clip], source: ClipSource, fol
     from components import extract
 
     try:
-        skipped = extract.extract_clips(
-            clips, config=bundle.features, tokenizer=bundle.tokenizer, labels=(), folder=folder
-        )
+        skipped = extract.extract_clips(clips, config=bundle.features, tokenizer=bundle.tokenizer, folder=folder)
         if skipped:
             raise ValueError(
                 f"clip {skipped[0].clip_id} of the test part cannot be read any more ({skipped[0].reason}), so the "
