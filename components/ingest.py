@@ -185,7 +185,9 @@ def _candidates(
             seen.add(candidate.clip_id)
             candidates.append(candidate)
     if not candidates:
-        raise ValueError(f"dataset {corpus.dataset}: {corpus.root} holds no clips: check that it is the right place")
+        found = f"{len(rejections)} files refused, such as {rejections[0].uri}: {rejections[0].detail}" if rejections else ""
+        remedy = found or "check that it is the right place"
+        raise ValueError(f"dataset {corpus.dataset}: {corpus.root} holds no usable clips: {remedy}")
     return candidates, rejections
 
 
