@@ -33,7 +33,7 @@ def is_lfs_stub(path: Path) -> bool:
 def lfs_refusal(path: Path) -> Refusal:
     """What to say about a git-lfs pointer."""
     detail = "a git-lfs pointer, not the file: run `git lfs install && git lfs pull` in the clone of the corpus"
-    return Refusal(str(path), "lfs-stub", detail)
+    return Refusal(str(path), "git-lfs-stub", detail)
 
 
 def find(root: Path, *names: str) -> Path | None:
