@@ -20,11 +20,12 @@ import pyarrow
 import pyarrow.parquet
 
 from components import datasets, params, splits, task
+from components.candidates import gather
 from components.clip import SPLITS, Clip, Split
-from components.inspection import Bounds, Inspected
+from components.inspection import Inspected
 from components.stage import run_stage
 from components.storage import write_atomically
-from components.survey import Candidate, Rejection, survey
+from components.survey import Rejection, survey
 
 CLIPS_FOLDER: Final = Path("build/clips")
 
@@ -112,7 +113,7 @@ def ingest(parameters: params.Params, folder: Path = CLIPS_FOLDER) -> None:
     datasets.protocol_of(parameters.finetune_on, parameters.ingest)
     (partial / "media").mkdir(parents=True)
     try:
-        candidates, rejections = _gather(parameters, partial / "media")
+        candidates, rejections = gather(parameters, partial / "media")
         members = []
         for candidate, outcome in zip(candidates, survey(candidates), strict=True):
             if isinstance(outcome, Rejection):
@@ -137,58 +138,6 @@ def ingest(parameters: params.Params, folder: Path = CLIPS_FOLDER) -> None:
 
 def _order(rejection: Rejection) -> tuple[str, str, str]:
     return (rejection.clip_id, rejection.uri, rejection.reason)
-
-
-def _gather(parameters: params.Params, media_folder: Path) -> tuple[list[Candidate], list[Rejection]]:
-    """What is to be inspected, and what the corpora refuse themselves."""
-    first, second = parameters.finetune_on, parameters.pretrain_on
-    candidates, rejections = _candidates(first, parameters, media_folder, is_extra=False)
-    if second is not None:
-        if second.dataset == first.dataset and isinstance(datasets.load(second.dataset), datasets.GeneratedModule):
-            raise ValueError(f"pretrain_on: {second.dataset} has an unlabelled part already: leave pretrain_on empty")
-        more, refused = _candidates(second, parameters, media_folder, is_extra=True)
-        candidates, rejections = candidates + more, rejections + refused
-    return candidates, rejections
-
-
-def _candidates(
-    corpus: params.Corpus, parameters: params.Params, media_folder: Path, *, is_extra: bool
-) -> tuple[list[Candidate], list[Rejection]]:
-    module = datasets.load(corpus.dataset)
-    if is_extra and corpus.task is not None:
-        raise ValueError(f"pretrain_on.task = {corpus.task}: pre-training uses no labels, leave it empty")
-    # The labels of a corpus for pre-training are not used, so they need not be known.
-    asked = None if is_extra else datasets.task_of(corpus)
-    bounds = Bounds(
-        min_duration_s=parameters.ingest.min_duration_s,
-        max_duration_s=parameters.ingest.max_duration_s,
-        labels=None if asked is None else asked.labels,
-    )
-    template = Candidate(corpus.dataset, is_extra, bounds, str(media_folder.absolute()))
-    if isinstance(module, datasets.GeneratedModule):
-        if corpus.root is not None:
-            raise ValueError(f"dataset {corpus.dataset} is generated: leave root empty instead of {corpus.root}")
-        return [replace(template, plan=plan) for plan in module.plan(parameters.synthetic)], []
-    if corpus.root is None:
-        raise ValueError(f"dataset {corpus.dataset} needs root: name the folder of the release, or the table's file")
-    candidates: list[Candidate] = []
-    rejections: list[Rejection] = []
-    seen: set[str] = set()
-    for item in module.read(Path(corpus.root).absolute(), asked):
-        if isinstance(item, datasets.Refusal):
-            rejections.append(Rejection("", item.uri, item.reason, item.detail))
-            continue
-        candidate = replace(template, clip=replace(item, clip_id=f"pretrain-{item.clip_id}") if is_extra else item)
-        if candidate.clip_id in seen:
-            rejections.append(Rejection(candidate.clip_id, candidate.uri, "duplicate-id", "another clip has the same clip_id"))
-        else:
-            seen.add(candidate.clip_id)
-            candidates.append(candidate)
-    if not candidates:
-        found = f"{len(rejections)} files refused, such as {rejections[0].uri}: {rejections[0].detail}" if rejections else ""
-        remedy = found or "check that it is the right place"
-        raise ValueError(f"dataset {corpus.dataset}: {corpus.root} holds no usable clips: {remedy}")
-    return candidates, rejections
 
 
 def _check_share(num_found: int, rejections: Sequence[Rejection], max_share: float, left_behind: Path) -> None:

@@ -27,6 +27,7 @@ ORDER = (
     "datasets",
     "inspection",
     "survey",
+    "candidates",
     "splits",
     "ingest",
     "features",

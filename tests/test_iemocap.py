@@ -126,7 +126,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         codes = [code for code, count in {**counts, "fru": 300, "xxx": 400, "sur": 20}.items() for _ in range(count)]
         for dialog in range(len(codes) // 100 + 1):
             # Each half of a dialog's turns belongs to one of the two; who wears the markers changes.
-            name = f"Ses{session:02d}{'FM'[dialog % 2]}_impro0{dialog % 9 + 1}{'ab'[dialog // 9]}"
+            kind = ("impro", "script")[dialog // 10]
+            name = f"Ses{session:02d}{'FM'[dialog % 2]}_{kind}0{dialog % 10 // 2 + 1}{'ab'[dialog % 2]}"
             lines = [
                 f"[{number}.0000 - {number}.9000]\t{name}_{'FM'[number % 2]}{number:03d}\t{code}\t[3.0, 3.0, 3.0]"
                 for number, code in enumerate(codes[100 * dialog : 100 * (dialog + 1)])
