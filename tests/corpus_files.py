@@ -7,11 +7,19 @@ from pathlib import Path
 import av
 import numpy as np
 
-from components import media
+from components import datasets, media, params
 from components.clip import Clip
 from components.datasets import Refusal
+from components.task import Task
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+def asked(dataset: str, name: str | None = None) -> Task:
+    """A corpus's task by name, or its first."""
+    task = datasets.task_of(params.Corpus(dataset=dataset, task=name))
+    assert task is not None
+    return task
 
 
 def write_sound(path: Path, duration_s: float = 0.4, *, sample_rate_hz: int = 16_000) -> Path:

@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from components import params
 from components.clip import Clip
-from components.datasets import crema_d, task_of
+from components.datasets import crema_d
 from components.inspection import Bounds, inspect
 from tests.conftest import SHARED_DATA
-from tests.corpus_files import LFS_POINTER, clips_of, refusals_of, write_film, write_sound, write_text
+from tests.corpus_files import LFS_POINTER, asked, clips_of, refusals_of, write_film, write_sound, write_text
 
-ACTED = task_of(params.Corpus(dataset="crema_d"))
-CROWD = task_of(params.Corpus(dataset="crema_d", task="crowd"))
-VOICE = task_of(params.Corpus(dataset="crema_d", task="crowd_voice"))
-FACE = task_of(params.Corpus(dataset="crema_d", task="crowd_face"))
+ACTED = asked("crema_d")
+CROWD = asked("crema_d", "crowd")
+VOICE = asked("crema_d", "crowd_voice")
+FACE = asked("crema_d", "crowd_face")
 BROKEN = {"1076_MTI_NEU_XX", "1076_MTI_SAD_XX", "1064_TIE_SAD_XX", "1064_IEO_DIS_MD"}
 LABELS = SHARED_DATA / "cremad_labels"
 real_tables = pytest.mark.skipif(not LABELS.is_dir(), reason="the shared label tables are not here")
@@ -52,7 +51,7 @@ def test_acted_labels_are_those_in_the_names(tmp_path: Path) -> None:
     )
     assert isinstance(second, Clip)
     assert (second.transcript, second.labels) == ("It's eleven o'clock", {"happy": 1.0})
-    found = inspect(first, Bounds(0.3, 60, crema_d.TASKS["acted"].labels))  # type: ignore[index]  # it has tasks
+    found = inspect(first, Bounds(0.3, 60, ACTED.labels))
     assert found.duration_s == pytest.approx(0.4, abs=0.05)
     assert [clip.labels for clip in clips_of(list(crema_d.read(tmp_path, None)))] == [{}, {}]
 
@@ -69,7 +68,6 @@ def test_crowd_labels_are_shares_of_the_votes(tmp_path: Path) -> None:
 
 
 def test_sources_are_named_apart() -> None:
-    assert ACTED is not None
     assert ACTED.source == "acted emotion in the file name"
     assert {task.name for task in (crema_d.TASKS or {}).values()} == {"acted", "crowd", "crowd_voice", "crowd_face"}
     assert len({task.source for task in (crema_d.TASKS or {}).values()}) == 4
@@ -165,7 +163,6 @@ def test_real_names_and_votes(tmp_path: Path) -> None:
     assert sum(abs(ours - theirs) for ours, theirs in zip(sizes, (1463, 1470, 1475, 1474, 1555), strict=True)) == 1
     agreement = {}
     for task in (CROWD, VOICE, FACE):
-        assert task is not None
         voted = clips_of(list(crema_d.read(tmp_path, task)))
         assert all(sum(clip.labels.values()) == pytest.approx(1) for clip in voted)
         agreement[task.name] = sum(

@@ -9,12 +9,12 @@ import pytest
 
 from components import params, splits
 from components.clip import Clip
-from components.datasets import iemocap, task_of
+from components.datasets import iemocap
 from components.inspection import Bounds, inspect
-from tests.corpus_files import clips_of, refusals_of, write_sound, write_text
+from tests.corpus_files import asked, clips_of, refusals_of, write_sound, write_text
 
-EMOTION = task_of(params.Corpus(dataset="iemocap"))
-DIMENSIONS = task_of(params.Corpus(dataset="iemocap", task="dimensions"))
+EMOTION = asked("iemocap")
+DIMENSIONS = asked("iemocap", "dimensions")
 
 # Ratings of a dialog, with the raters' own lines as they follow each turn.
 RATINGS = (
@@ -81,7 +81,7 @@ def test_turns_of_a_dialog(tmp_path: Path, folder: str) -> None:
     )
     assert (excited.labels, excited.transcript) == ({"happy": 1.0}, "Do you have your forms?")
     assert (unsettled.labels, unsettled.transcript) == ({}, None)
-    assert inspect(neutral, Bounds(0.3, 60, EMOTION.labels if EMOTION else None)).duration_s == pytest.approx(0.4)
+    assert inspect(neutral, Bounds(0.3, 60, EMOTION.labels)).duration_s == pytest.approx(0.4)
     assert [clip.labels for clip in clips_of(list(iemocap.read(tmp_path, None)))] == [{}, {}, {}]
 
 
@@ -96,7 +96,6 @@ def test_values_are_a_second_task(tmp_path: Path) -> None:
     clips = clips_of(list(iemocap.read(tmp_path, DIMENSIONS)))
     assert clips[1].labels == {"valence": 4.0, "activation": 3.5, "dominance": 3.0}
     assert clips[2].labels == {"valence": 2.0, "activation": 4.0, "dominance": 3.6667}
-    assert DIMENSIONS is not None
     assert (DIMENSIONS.kind, DIMENSIONS.scale) == ("values", (1.0, 5.0))
 
 
@@ -161,7 +160,6 @@ def test_loader_counts_5531_turns_by_session_as_published(whole: Path) -> None:
 def test_each_turn_tests_once_and_validation_comes_from_the_training_sessions(
     whole: Path, name: str, num_folds: int
 ) -> None:
-    assert EMOTION is not None
     clips = clips_of(list(iemocap.read(whole, EMOTION)))
     protocol = iemocap.PROTOCOLS[name]
     tested: Counter[str] = Counter()

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from components import params
 from components.clip import Clip
-from components.datasets import msp_improv, task_of
+from components.datasets import msp_improv
 from components.inspection import Bounds, inspect
-from tests.corpus_files import LFS_POINTER, clips_of, refusals_of, write_film, write_sound, write_text
+from tests.corpus_files import LFS_POINTER, asked, clips_of, refusals_of, write_film, write_sound, write_text
 
-EMOTION = task_of(params.Corpus(dataset="msp_improv"))
-DIMENSIONS = task_of(params.Corpus(dataset="msp_improv", task="dimensions"))
+EMOTION = asked("msp_improv")
+DIMENSIONS = asked("msp_improv", "dimensions")
 
 # The release's first clip is the first here, with its own figures.
 RATINGS = (
@@ -89,7 +88,6 @@ def test_order_of_the_values_and_activation_turned_round(tmp_path: Path) -> None
     assert clips["S01A-F01-S-FM02"].labels == {"arousal": 4.5, "valence": 1.25, "dominance": 4.5}
     assert clips["S05S-M03-P-MF11"].labels == {"arousal": 1.0, "valence": 1.0}
     assert clips["S05N-F05-P-FM03"].labels == {}
-    assert DIMENSIONS is not None
     assert (DIMENSIONS.kind, DIMENSIONS.scale) == ("values", (1.0, 5.0))
     assert clips_of(list(msp_improv.read(tmp_path, None)))[0].labels == {}
 
@@ -97,7 +95,7 @@ def test_order_of_the_values_and_activation_turned_round(tmp_path: Path) -> None
 def test_media_can_be_used(tmp_path: Path) -> None:
     make(tmp_path)
     clip = by_code(tmp_path)["S20H-M06-T-MM01"]
-    found = inspect(clip, Bounds(0.3, 60, EMOTION.labels if EMOTION else None))
+    found = inspect(clip, Bounds(0.3, 60, EMOTION.labels))
     assert found.duration_s == pytest.approx(0.4, abs=0.05)
     assert (clip.speaker_id, clip.session_id) == ("M06", "session6")
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from components import media, params
+from components import datasets, media, params, splits
 from components.clip import Clip
-from components.datasets import Refusal, ravdess, task_of
+from components.datasets import Refusal, ravdess
 from tests.conftest import SHARED_DATA
+from tests.corpus_files import asked
 
-TASK = task_of(params.Corpus(dataset="ravdess"))
-assert TASK is not None
+TASK = asked("ravdess")
 
 
 def make(root: Path, *names: str) -> None:
@@ -85,6 +86,23 @@ def test_real_release() -> None:
     assert len(clips) == 480
     assert len({clip.speaker_id for clip in clips}) == 8
     assert {name for clip in clips for name in clip.labels} == set(TASK.labels)
+    assert [clip.labels for clip in ravdess.read(SHARED_DATA / "ravdess", None) if isinstance(clip, Clip)] == [{}] * 480
     assert clips[0].audio_uri is not None
     recording = media.decode(Path(clips[0].audio_uri), sample_rate_hz=16_000, frame_rate_hz=12.5)
     assert 2 < recording.duration_s < 6
+
+
+@pytest.mark.skipif(not (SHARED_DATA / "ravdess").is_dir(), reason="the shared recordings are not here")
+def test_real_release_in_folds_of_two_actors() -> None:
+    clips = [item for item in ravdess.read(SHARED_DATA / "ravdess", TASK) if isinstance(item, Clip)]
+    tested: Counter[str] = Counter()
+    for number in range(4):
+        settings = params.Ingest(num_folds=4, fold=number)
+        protocol = datasets.protocol_of(params.Corpus(dataset="ravdess", root="somewhere"), settings)
+        division = splits.divide(clips, settings, task=TASK, protocol=protocol, seed=0)
+        test = sorted(name for name, split in division.items() if split == "test")
+        assert test == [f"Actor_{2 * number + 1:02d}", f"Actor_{2 * number + 2:02d}"]
+        assert Counter(division.values()) == {"train": 5, "validation": 1, "test": 2}
+        tested.update(clip.clip_id for clip in clips if division[clip.speaker_id] == "test")
+    assert len(tested) == 480
+    assert set(tested.values()) == {1}
