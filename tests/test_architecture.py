@@ -34,8 +34,12 @@ ORDER = (
     "extract",
     "batches",
     "masking",
+    "masking_joint",
     "models",
     "objectives",
+    "objectives_audiovisual",
+    "objectives_labels",
+    "optimizers",
     "metrics",
     "report",
     "training",
@@ -55,7 +59,18 @@ ORDER = (
     "gates",
     "registry",
 )
-TRAINING_CORE = ("batches", "masking", "models", "objectives", "metrics", "training")
+TRAINING_CORE = (
+    "batches",
+    "masking",
+    "masking_joint",
+    "models",
+    "objectives",
+    "objectives_audiovisual",
+    "objectives_labels",
+    "optimizers",
+    "metrics",
+    "training",
+)
 CORE_PACKAGES = {"torch", "transformers", "numpy", "scipy", "sklearn", "safetensors"}
 
 
