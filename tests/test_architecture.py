@@ -37,8 +37,12 @@ ORDER = (
     "extract",
     "batches",
     "masking",
+    "masking_joint",
     "models",
     "objectives",
+    "objectives_audiovisual",
+    "objectives_labels",
+    "optimizers",
     "metrics",
     "metrics_by_label",
     "metrics_multilabel",
@@ -65,7 +69,8 @@ ORDER = (
     "registry",
 )
 TRAINING_CORE = (
-    *("task", "batches", "masking", "models", "objectives", "answers", "training"),
+    *("task", "batches", "masking", "masking_joint", "models", "optimizers", "answers", "training"),
+    *("objectives", "objectives_audiovisual", "objectives_labels"),
     *("metrics", "metrics_by_label", "metrics_multilabel", "metrics_regression", "metrics_calibration"),
 )
 CORE_PACKAGES = {"torch", "transformers", "numpy", "scipy", "sklearn", "safetensors"}

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 # What is not a system but what systems are made of.
-_PARTS = {"layers", "summary"}
+_PARTS = {"attention", "audiovisual_layers", "configuration", "layers", "speech_text_encoders", "summary"}
 
 
 def system_names() -> list[str]:
