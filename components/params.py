@@ -10,33 +10,21 @@ later stage, and DVC, reads them.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-)
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from components.sections import Section, check_used, merge, nearest
+from components.sections import parse as parse
 from components.storage import write_atomically
+from components.systems import Model, Trimodal
 
 RECIPES = Path(__file__).parent / "recipes"
 CHOICES_FILE = Path("params.yaml")
 PARAMS_FILE = Path("build/params.yaml")
-
-
-class Section(BaseModel):
-    """A group of settings that refuses keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Corpus(Section):
@@ -100,29 +88,57 @@ class Synthetic(Section):
 
 
 class AudioFeatures(Section):
-    """Log-mel filter banks, consecutive frames stacked."""
+    """What is heard: log-mel filter banks, consecutive frames stacked; the samples themselves; or what an encoder says.
 
+    `log_mel` is built in. `waveform` has one feature a step and a step a sample. `encoder` runs a frozen speech encoder
+    of transformers, such as wav2vec 2.0, from a folder.
+    """
+
+    kind: Literal["log_mel", "waveform", "encoder"] = "log_mel"
     sample_rate_hz: int = Field(16_000, ge=8_000)
     num_mels: int = Field(40, ge=8, le=128)
     window_s: float = Field(0.025, gt=0)
     hop_s: float = Field(0.010, gt=0)
     stack: int = Field(4, ge=1, description="Frames joined into one step: 4 hops of 10 ms are 25 steps a second.")
+    path: str | None = Field(None, description="Folder of the encoder, as save_pretrained writes it.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        own = {"log_mel": ("num_mels", "window_s", "hop_s", "stack"), "waveform": (), "encoder": ("path",)}
+        _check_kind(self, self.path, own[self.kind])
+        return self
 
 
 class VideoFeatures(Section):
-    """A descriptor of the tracked face."""
+    """What is seen: a descriptor of the tracked face, built in (`histogram`) or by a frozen encoder of transformers."""
 
+    kind: Literal["histogram", "encoder"] = "histogram"
     frame_rate_hz: float = Field(12.5, gt=0, description="Steps a second, taken by time stamp.")
     face_size: int = Field(48, ge=16, description="Side of the face crop in pixels.")
     cell_size: int = Field(8, ge=4, description="Side of a cell of the gradient histograms in pixels.")
     num_orientations: int = Field(6, ge=2)
+    path: str | None = Field(None, description="Folder of the encoder, as save_pretrained writes it.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        own = {"histogram": ("face_size", "cell_size", "num_orientations"), "encoder": ("path",)}
+        _check_kind(self, self.path, own[self.kind])
+        return self
 
 
 class TextFeatures(Section):
-    """Words of the transcript."""
+    """Words of the transcript: those that the training part uses most (`words`), or the pieces of a tokenizer."""
 
-    max_words: int = Field(64, ge=1)
+    kind: Literal["words", "pretrained"] = "words"
+    max_words: int = Field(64, ge=1, description="Words, or pieces of words, that are looked at.")
     vocabulary_size: int = Field(4096, ge=16)
+    path: str | None = Field(None, description="Folder with the tokenizer.json of a model of transformers.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        own = {"words": ("vocabulary_size",), "pretrained": ("path",)}
+        _check_kind(self, self.path, own[self.kind])
+        return self
 
 
 class Features(Section):
@@ -138,19 +154,6 @@ class Features(Section):
     clips_per_shard: int = Field(128, ge=1)
 
 
-class Model(Section):
-    """The network: a module of components/models and its size."""
-
-    system: str = "trimodal"
-    width: int = Field(96, ge=8)
-    num_heads: int = Field(4, ge=1)
-    num_layers: int = Field(2, ge=1, description="Layers of the audio encoder and of each cross-modal block.")
-    dropout: float = Field(0.1, ge=0, lt=1)
-    modality_weights: tuple[float, float, float] = Field(
-        (0.4, 0.4, 0.2), description="Shares of audio, video and text in the fused sequence."
-    )
-
-
 class Optimization(Section):
     """Settings that both trainings share."""
 
@@ -160,6 +163,8 @@ class Optimization(Section):
     warmup_share: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
     clip_norm: float = Field(1.0, gt=0)
+    optimizer: Literal["adamw", "bert_adam"] = Field("adamw", description="bert_adam: without bias correction.")
+    schedule: Literal["cosine", "linear"] = Field("cosine", description="How the rate falls after the warm-up.")
     checkpoint_every_steps: int = Field(50, ge=1)
     num_workers: int = Field(2, ge=1)
 
@@ -176,12 +181,15 @@ class Pretrain(Optimization):
 
 
 class Finetune(Optimization):
-    """Classification with labels."""
+    """Learning the labels."""
 
     modality_dropout: float = Field(0.2, ge=0, lt=1, description="Chance that a present modality is left out.")
     time_mask_share: float = Field(0.2, ge=0, lt=1, description="Largest share of a clip's steps hidden in one block.")
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     label_share: float = Field(1.0, gt=0, le=1, description="Share of the labelled training clips used, by class.")
+    select_on_test: bool = Field(
+        False, description="Choose the epoch on the test part, as some papers do; marks every figure as optimistic."
+    )
 
 
 class Recipe(Section):
@@ -190,7 +198,7 @@ class Recipe(Section):
     ingest: Ingest = Ingest()
     synthetic: Synthetic = Synthetic()
     features: Features = Features()
-    model: Model = Model()
+    model: Model = Trimodal()
     pretrain: Pretrain = Pretrain()
     finetune: Finetune = Finetune()
 
@@ -216,28 +224,6 @@ class Params(Recipe):
     gates: Gates
 
 
-SectionType = TypeVar("SectionType", bound=BaseModel)
-
-
-def parse(model: type[SectionType], values: object, *, source: str) -> SectionType:
-    """Build `model` from plain values.
-
-    Raises:
-        ValueError: one line that names the source, the key, what is wrong, and for an unknown key the nearest one.
-    """
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{source}: expected settings by name, found {values!r}")
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = _known_keys(model, first["loc"][:-1])
-            raise ValueError(f"{source}: unknown key {where}{_nearest(str(first['loc'][-1]), known)}") from error
-        raise ValueError(f"{source}: {where} = {first['input']!r}: {first['msg']}") from error
-
-
 def load_choices(path: Path = CHOICES_FILE) -> Choices:
     """Read `params.yaml`; a missing file means the defaults.
 
@@ -258,16 +244,7 @@ def resolve(choices: Choices) -> Params:
     Raises:
         ValueError: there is no such recipe, or a key or value is wrong.
     """
-    path = RECIPES / f"{choices.recipe}.yaml"
-    if not path.exists():
-        raise ValueError(
-            f"unknown recipe {choices.recipe!r}{_nearest(choices.recipe, recipe_names())}; "
-            f"there are: {', '.join(recipe_names())}"
-        )
-    recipe = _read_yaml(path)
-    parse(Recipe, recipe, source=str(path))
-    parse(Recipe, choices.overrides, source="overrides")
-    merged = _merge(recipe, choices.overrides)
+    merged = _overridden(choices, source="overrides")
     chosen = choices.model_dump(mode="json", exclude={"overrides"})
     return parse(Params, {**merged, **chosen}, source=f"recipe {choices.recipe} with overrides")
 
@@ -301,10 +278,35 @@ def with_setting(choices: Choices, assignment: str) -> Choices:
     change: Any = yaml.safe_load(text)
     for part in reversed(key.split(".")):
         change = {part: change}
-    if key.split(".")[0] not in Choices.model_fields:
-        parse(Recipe, change, source="--set")
-        change = {"overrides": change}
-    return parse(Choices, _merge(choices.model_dump(mode="json"), change), source="--set")
+    is_choice = key.split(".")[0] in Choices.model_fields
+    change = change if is_choice else {"overrides": change}
+    changed = parse(Choices, merge(choices.model_dump(mode="json"), change), source="--set")
+    if not is_choice:
+        _overridden(changed, source="--set")
+    return changed
+
+
+def _overridden(choices: Choices, *, source: str) -> dict[str, Any]:
+    """The settings of the recipe that `choices` names, with its overrides on top; both are checked."""
+    path = RECIPES / f"{choices.recipe}.yaml"
+    if not path.exists():
+        raise ValueError(
+            f"unknown recipe {choices.recipe!r}{nearest(choices.recipe, recipe_names())}; "
+            f"there are: {', '.join(recipe_names())}"
+        )
+    # Every value written out: an override then meets the kind of the section that it changes.
+    recipe = parse(Recipe, _read_yaml(path), source=str(path)).model_dump(mode="json")
+    merged = merge(recipe, choices.overrides)
+    parse(Recipe, merged, source=source)
+    return merged
+
+
+def _check_kind(section: AudioFeatures | VideoFeatures | TextFeatures, path: str | None, own: tuple[str, ...]) -> None:
+    """Refuse settings that this kind ignores, and a kind without the folder that it needs."""
+    always = ("kind", "sample_rate_hz", "frame_rate_hz", "max_words")
+    check_used(section, (*always, *own))
+    if "path" in own and path is None:
+        raise ValueError(f"kind {section.kind} needs path, the folder of the model")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -317,29 +319,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected settings by name, found {values!r}")
     return values
-
-
-def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(lower)
-    for key, value in upper.items():
-        below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    for part in location:
-        field = model.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        model = inner
-    return list(model.model_fields)
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"; did you mean {match[0]}?" if match else ""
 
 
 def main() -> None:
