@@ -132,7 +132,7 @@ class TextFeatures(Section):
     kind: Literal["words", "pretrained"] = "words"
     max_words: int = Field(64, ge=1, description="Words, or pieces of words, that are looked at.")
     vocabulary_size: int = Field(4096, ge=16)
-    path: str | None = Field(None, description="Folder with the tokenizer.json of a model of transformers.")
+    path: str | None = Field(None, description="Folder or name on the hub of the model whose tokenizer it is.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

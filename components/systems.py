@@ -28,18 +28,36 @@ class Trimodal(Section):
 
 
 class Audiovisual(Section):
-    """Audio and video that look at each other, then a shared memory (Tran and Soleymani 2022)."""
+    """Audio and video that look at each other, then the joint sequence at itself (Tran and Soleymani 2022)."""
 
     system: Literal["audiovisual"] = "audiovisual"
     width: int = Field(240, ge=8)
     num_heads: int = Field(10, ge=1)
-    num_layers: int = Field(4, ge=1, description="Layers of each cross-modal stack and of the memory.")
+    num_layers: int = Field(4, ge=1, description="Layers of each of the three stacks.")
+    embedding_dropout: float = Field(0.25, ge=0, lt=1)
+    attention_dropout: float = Field(0.1, ge=0, lt=1, description="In the joint stack.")
+    cross_attention_dropout: float = Field(0.0, ge=0, lt=1)
+    relu_dropout: float = Field(0.1, ge=0, lt=1)
+    residual_dropout: float = Field(0.1, ge=0, lt=1)
+    causal: bool = Field(True, description="A step sees no later one.")
+    position_on_zero_frames: bool = Field(False, description="Masked and padded frames are told where they stand.")
+    normalise_inputs: bool = Field(False, description="Bring features to mean 0 and deviation 1.")
+    head_width: int = Field(16, ge=1, description="Hidden units of the classifier.")
 
 
 class SpeechText(Section):
     """wav2vec 2.0 and BERT, each attending to the other (Krishna 2021)."""
 
     system: Literal["speech_text"] = "speech_text"
+    audio_encoder: str | None = Field(None, description="Folder or name on the hub; none draws the weights.")
+    text_encoder: str | None = Field(None, description="Folder or name on the hub; none draws the weights.")
+    width: int = Field(256, ge=8, description="Of both streams, after the convolutions.")
+    num_heads: int = Field(8, ge=1)
+    kernel_size: int = Field(3, ge=1, description="Steps that the convolutions see; odd.")
+    dropout: float = Field(0.1, ge=0, lt=1)
+    ablation: Literal["none", "concatenation"] = Field("none", description="Leave the attention out.")
+    freeze: Literal["none", "front_end", "all"] = Field("none", description="What of the encoders is not trained.")
+    normalise_waveform: bool = True
 
 
 Model = Annotated[Trimodal | Audiovisual | SpeechText, Field(discriminator="system")]

@@ -131,6 +131,17 @@ def releases(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the recipes: the system of each, what it looks at, and the number of its parameters."""
+    from components import catalogue
+    from flows import summary
+
+    with _told_errors():
+        listed = [asdict(entry) for entry in catalogue.entries()]
+        _answer(listed, as_json, lambda: summary.show_models(listed))
+
+
+@app.command()
 def bench(
     name: Annotated[str | None, typer.Argument(help="Benchmark of tests/benchmarks; none runs all.")] = None,
     as_json: AsJson = False,

@@ -9,7 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from components.features import ClipFeatures
-from components.features.audio import audio_width, log_mel
+from components.features.audio import audio_width, describe_sound
 from components.features.text import encode
 from components.features.video import describe, video_width
 from components.media import Limits, Recording, decode
@@ -83,7 +83,7 @@ def compute(
     audio_TF = np.zeros((0, audio_width(config.audio)), np.float16)
     if recording.waveform_T is not None:
         waveform_T = recording.waveform_T[: round(config.max_duration_s * config.audio.sample_rate_hz)]
-        audio_TF = log_mel(waveform_T, config.audio)
+        audio_TF = describe_sound(waveform_T, config.audio)
         if not len(waveform_T) or np.sqrt(np.square(waveform_T).mean()) < SILENCE_LEVEL:
             warnings.append("silence")
     video_TF = np.zeros((0, video_width(config.video)), np.float16)
