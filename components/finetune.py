@@ -36,7 +36,11 @@ OUTPUT = Path("build/finetune")
 
 Selection = Literal["validation", "test"]
 
-_KIND_WORDS: Final = {"classes": "emotion(s)", "multilabel": "label(s) that some clips have", "values": "moving value(s)"}
+_KIND_WORDS: Final = {
+    "classes": "emotion(s)",
+    "multilabel": "label(s) that some clips have and others have not",
+    "values": "moving value(s)",
+}
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from components.params import Recipe
 def sizes(recipe: Recipe, widths: tuple[int, int], *, vocabulary_size: int) -> dict[str, Any]:
     """What `models.build` takes: a system's section of the recipe, and what its configuration wants of the features.
 
-    What the recipe leaves out of the features, the system does not look at; an encoder that it names for it is not read.
+    What the recipe leaves out of the features, the system does not look at, and reads no encoder for it.
     """
     config = models.config_of(recipe.model.system)
     modalities = [name for name in config.modalities if name in recipe.features.modalities]

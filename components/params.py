@@ -306,7 +306,7 @@ def _check_kind(section: AudioFeatures | VideoFeatures | TextFeatures, path: str
     always = ("kind", "sample_rate_hz", "frame_rate_hz", "max_words")
     check_used(section, (*always, *own))
     if "path" in own and path is None:
-        raise ValueError(f"kind {section.kind} needs path, the folder of the model")
+        raise ValueError(f"kind {section.kind} needs path: give both at once, as {{kind: {section.kind}, path: ...}}")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

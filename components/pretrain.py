@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from components import cluster, models
 from components.batches import ClipSource, frame_statistics
+from components.features.text import load_tokenizer, mask_ids
 from components.masking import MaskSettings
 from components.masking_joint import JointMaskSettings, fill_bank
 from components.model_sizes import sizes
@@ -44,7 +45,7 @@ def main() -> None:
     settings = params.pretrain
     objective: Objective | None = None
     if settings.enabled:
-        objective = new_objective(params, clips)
+        objective = new_objective(params, clips, load_tokenizer(features / "tokenizer.json"))
         name = run_name(
             "pretrain",
             sections=[params.model, settings, params.features],
@@ -66,7 +67,7 @@ def main() -> None:
 
 def new_model(params: Params, clips: ShardSet, features: Path) -> PreTrainedModel:
     """A freshly drawn model for these features, which knows their mean and deviation if it normalises by them."""
-    tokenizer = Tokenizer.from_file(str(features / "tokenizer.json"))
+    tokenizer = load_tokenizer(features / "tokenizer.json")
     torch.manual_seed(params.seed)
     model = models.build(
         params.model.system, **sizes(params, clips.widths, vocabulary_size=tokenizer.get_vocab_size())
@@ -76,7 +77,7 @@ def new_model(params: Params, clips: ShardSet, features: Path) -> PreTrainedMode
     return model
 
 
-def new_objective(params: Params, clips: ClipSource) -> Objective:
+def new_objective(params: Params, clips: ClipSource, tokenizer: Tokenizer) -> Objective:
     """What a system is asked for: rebuilding what is masked, and if it weighs anything, matching.
 
     Raises:
@@ -91,7 +92,14 @@ def new_objective(params: Params, clips: ClipSource) -> Objective:
         # A span begins at so many of a clip's steps that, where none overlap, the share is masked.
         joint = JointMaskSettings(settings.mask_share / settings.mask_span, settings.mask_span)
         return JointMaskedModelling(fill_bank(clips, seed=params.seed), joint, settings.loss_weights[:2])
-    masks = MaskSettings(settings.mask_share, settings.mask_span, settings.modality_mask_share)
+    mask_id, first_id = mask_ids(tokenizer)
+    masks = MaskSettings(
+        settings.mask_share,
+        settings.mask_span,
+        settings.modality_mask_share,
+        mask_word_id=mask_id,
+        first_word_id=first_id,
+    )
     if settings.match_weight == 0:
         return MaskedModelling(masks, settings.loss_weights)
     return MatchedModelling(replace(masks, apart=True), (*settings.loss_weights, settings.match_weight))

@@ -1,4 +1,4 @@
-"""What is heard of a waveform: log-mel filter banks, the samples themselves, or what a frozen encoder makes of them.
+"""What is heard of a waveform: log-mel filter banks, the samples themselves, or what a frozen encoder says.
 
 Of the filter banks consecutive frames are stacked into one step. One real FFT a frame and one sparse product for the mel bands, in blocks that stay in the processor's cache. All of it
 runs in one thread, so the bits do not depend on how many there are. The level is kept: how loud somebody speaks is a

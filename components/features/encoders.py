@@ -53,8 +53,8 @@ def speech_encoder(path: str, *, sample_rate_hz: int) -> SpeechEncoder:
     config, preparation = _read(path, "config.json"), _read(path, "preprocessor_config.json", needed=False)
     if not {"hidden_size", "conv_stride", "conv_kernel"} <= config.keys():
         raise ValueError(
-            f"features.audio.path {path}: {config.get('model_type', 'this model')} does not turn samples into steps of one "
-            "length; take an encoder such as wav2vec2, hubert, wavlm or data2vec-audio"
+            f"features.audio.path {path}: {config.get('model_type', 'this model')} does not turn samples into steps "
+            "of one length; take an encoder such as wav2vec2, hubert, wavlm or data2vec-audio"
         )
     rate_hz = preparation.get("sampling_rate", sample_rate_hz)
     if rate_hz != sample_rate_hz:
@@ -89,7 +89,7 @@ def picture_width(path: str) -> int:
     config = _read(path, "config.json")
     width = config.get("hidden_size") or (config.get("hidden_sizes") or [None])[-1]
     if not isinstance(width, int):
-        raise ValueError(f"features.video.path {path} says no hidden_size: take a picture encoder such as vit or dinov2")
+        raise ValueError(f"features.video.path {path} says no hidden_size: take an encoder such as vit or dinov2")
     return width
 
 

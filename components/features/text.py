@@ -60,6 +60,19 @@ def encode(tokenizer: Tokenizer, transcript: str | None, config: TextFeatures) -
     return np.asarray(ids[: config.max_words], np.int32), len(ids) > config.max_words
 
 
+def mask_ids(tokenizer: Tokenizer) -> tuple[int, int]:
+    """The id that stands for a masked word, and the first id of words that may replace one.
+
+    Raises:
+        ValueError: the tokenizer comes from a model that was not trained with masks.
+    """
+    for name in (SPECIAL_WORDS[MASK_ID], "<mask>"):
+        mask_id = tokenizer.token_to_id(name)
+        if mask_id is not None:
+            return mask_id, len(SPECIAL_WORDS) if mask_id == MASK_ID else 0
+    raise ValueError("features.text.path: the tokenizer has no mask to pre-train with; set pretrain.enabled=false")
+
+
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     """Write `tokenizer.json`; the same vocabulary gives the same bytes."""
     write_atomically(path, tokenizer.to_str(pretty=True).encode())
