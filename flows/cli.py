@@ -133,11 +133,11 @@ def releases(as_json: AsJson = False) -> None:
 @app.command()
 def models(as_json: AsJson = False) -> None:
     """List the recipes: the system of each, what it looks at, and the number of its parameters."""
-    from components import catalogue
+    from components import recipe_models
     from flows import summary
 
     with _told_errors():
-        listed = [asdict(entry) for entry in catalogue.entries()]
+        listed = [asdict(entry) for entry in recipe_models.entries()]
         _answer(listed, as_json, lambda: summary.show_models(listed))
 
 

@@ -60,7 +60,7 @@ ORDER = (
     "runs",
     "pretrain",
     "finetune",
-    "catalogue",
+    "recipe_models",
     "bundle_files",
     "predictor",
     "golden",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from components import catalogue, models
+from components import recipe_models, models
 from components.model_sizes import sizes
 from components.params import Choices, recipe_names, resolve
 from flows import cli
@@ -20,7 +20,7 @@ from tests.conftest import REPOSITORY
 @pytest.mark.parametrize(("size", "published"), [("base", 18_407_329), ("large", 89_250_961)])
 def test_the_audiovisual_models_are_as_large_as_published(size: str, published: int) -> None:
     recipe = resolve(Choices(recipe=f"tran2022_{size}"))
-    assert catalogue.num_parameters(recipe, widths=(512, 17)) == published
+    assert recipe_models.num_parameters(recipe, widths=(512, 17)) == published
 
 
 def test_a_count_is_that_of_the_model() -> None:
@@ -29,7 +29,7 @@ def test_a_count_is_that_of_the_model() -> None:
     found = sizes(recipe, (320, 216), vocabulary_size=recipe.features.text.vocabulary_size)
     model = models.build("trimodal", **found)
     expected = sum(parameter.numel() for parameter in model.parameters())
-    assert catalogue.num_parameters(recipe) == expected
+    assert recipe_models.num_parameters(recipe) == expected
     assert all(parameter.device.type == "cpu" for parameter in model.parameters())
 
 
