@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.metrics import macro_f1
+from components.metrics_multilabel import DEFAULT_THRESHOLD, mean_weighted_accuracy, presence
+from components.metrics_regression import mean_ccc
 from components.task import Kind, Task
 
 _NAMES: Final[dict[Kind, str]] = {"classes": "macro_f1", "multilabel": "weighted_accuracy", "values": "ccc"}
@@ -36,8 +38,7 @@ def to_answers(logits_BC: Tensor, task: Task | None) -> Tensor:
 class Judge:
     """Judges answers on validation clips: macro-F1 of classes, mean weighted accuracy of labels, mean CCC of values.
 
-    A label is said to be there when its probability exceeds one half. Weighted accuracy is the mean of the shares
-    found of the clips that have a label and of those that have not; a label that all clips have, or none, is left out.
+    A label is said to be there when its probability exceeds one half; thresholds are chosen when the epoch is.
     """
 
     task: Task
@@ -58,14 +59,11 @@ class Judge:
             known_N = np.isfinite(labels_NC).all(axis=1)
             actual_N, found_N = labels_NC[known_N].argmax(axis=1), answers_NC[known_N].argmax(axis=1)
             return float(macro_f1(actual_N, found_N, labels_NC.shape[1]))
-        one = self._weighted_accuracy if self.task.kind == "multilabel" else concordance
-        figures = []
-        for labels_N, answers_N in zip(labels_NC.T.astype(np.float64), answers_NC.T, strict=True):
-            known_N = np.isfinite(labels_N)
-            figure = one(labels_N[known_N], answers_N[known_N])
-            if figure is not None:
-                figures.append(figure)
-        return float(np.mean(figures)) if figures else 0.0
+        if self.task.kind == "multilabel":
+            figure = mean_weighted_accuracy(presence(labels_NC, self.task.threshold), answers_NC > DEFAULT_THRESHOLD)
+        else:
+            figure = mean_ccc(labels_NC.astype(np.float64), answers_NC)
+        return figure if np.isfinite(figure) else 0.0
 
     def loss(self, labels_NC: NDArray[np.float32], answers_NC: NDArray[np.float64]) -> tuple[float, float]:
         """The loss, as a sum and what to divide it by: cross-entropy, or one minus the CCC a label."""
@@ -79,18 +77,3 @@ class Judge:
         known_NC, present_NC = np.isfinite(labels_NC), labels_NC > self.task.threshold
         right_NC = np.where(present_NC, answers_NC, 1 - answers_NC).clip(_LEAST)
         return float(-np.log(right_NC)[known_NC].sum()), float(known_NC.sum())
-
-    def _weighted_accuracy(self, labels_N: NDArray[np.float64], answers_N: NDArray[np.float64]) -> float | None:
-        present_N, found_N = labels_N > self.task.threshold, answers_N > 0.5
-        if present_N.all() or not present_N.any():
-            return None
-        return float((found_N[present_N].mean() + (~found_N[~present_N]).mean()) / 2)
-
-
-def concordance(actual_N: NDArray[np.float64], answers_N: NDArray[np.float64]) -> float | None:
-    """Lin's concordance correlation coefficient; 0 where the answers are constant, None where the labels are."""
-    if len(actual_N) < 2 or np.ptp(actual_N) == 0:
-        return None
-    covariance_22 = np.cov(actual_N, answers_N)
-    shift = actual_N.mean() - answers_N.mean()
-    return float(2 * covariance_22[0, 1] / (covariance_22[0, 0] + covariance_22[1, 1] + shift**2))

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.answers import Judge, concordance, to_answers
+from components.answers import Judge, to_answers
 from components.task import Task
 
 CLASSES = Task("classes", ("a", "b", "c"))
@@ -60,22 +60,6 @@ def test_a_constant_answer_has_a_weighted_accuracy_of_one_half() -> None:
     labels = np.array([[0, 3], [1, 0], [0, 0], [2, 1]], np.float32)
     for answer in (0.1, 0.9):
         assert Judge(Task("multilabel", ("a", "b"))).score(labels, np.full((4, 2), answer)) == 0.5
-
-
-@settings(max_examples=40)
-@given(st.integers(2, 30), st.integers(0, 2**32 - 1))
-def test_concordance_is_the_slow_loop(num_clips: int, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    x, y = random.normal(size=(2, num_clips))
-    mean_x, mean_y = sum(x) / num_clips, sum(y) / num_clips
-    covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / (num_clips - 1)
-    variances = [sum((a - m) ** 2 for a in each) / (num_clips - 1) for each, m in ((x, mean_x), (y, mean_y))]
-    expected = 2 * covariance / (sum(variances) + (mean_x - mean_y) ** 2)
-    assert concordance(x, y) == pytest.approx(expected)
-    assert concordance(x, x) == pytest.approx(1)
-    assert concordance(x, x + 1) < 1  # type: ignore[operator]  # the labels differ, so it is a number
-    assert concordance(x, np.full(num_clips, 0.3)) == pytest.approx(0)
-    assert concordance(np.full(num_clips, 2.0), y) is None
 
 
 def test_values_are_judged_by_their_mean_concordance() -> None:
