@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from components import task
 from components.clip import SPLITS, Clip
+from components.features import precomputed
 from components.features.text import fit_tokenizer, save_tokenizer
 from components.ingest import read_clips, to_clip
 from components.params import Features, load_params
@@ -33,6 +34,8 @@ FEATURES_FOLDER = Path("build/features")
 
 # Ingest has decoded every clip before: more failures than this are a fault of the place, not of the clips.
 MAX_SKIPPED_SHARE = 0.05
+# A few recordings lack features that were made elsewhere; where many do, the names do not fit.
+MAX_UNMATCHED_SHARE = 0.2
 
 _DIGEST_FILE = "digest"
 _CODE = ("shard_plans.py", "task.py", "media.py", "shards.py", "features/*.py")
@@ -50,6 +53,7 @@ def extract(clips_folder: Path, target: Path, config: Features) -> None:
         ValueError: too many clips cannot be read any more.
         OSError: a shard cannot be written.
     """
+    precomputed.check(config)
     clips = [to_clip(row) for row in read_clips(clips_folder).to_pylist()]
     asked = task.read(clips_folder)
     # Words of test speakers would let the vocabulary know what is to be recognised.
@@ -64,6 +68,11 @@ def extract(clips_folder: Path, target: Path, config: Features) -> None:
     skipped = sorted(_all_skipped(notes), key=lambda skip: skip.clip_id)
     _check_skipped(skipped, len(clips))
     num_warnings = sum((Counter(note.num_warnings) for note in notes), Counter[str]())
+    if num_warnings["no-features"] > MAX_UNMATCHED_SHARE * len(clips):
+        raise ValueError(
+            f"{num_warnings['no-features']} of {len(clips)} clips have no precomputed features, such as "
+            f"{clips[0].clip_id}: make path, key and rename of features.audio and .video give the names that the files have"
+        )
     summary = {"num_clips": len(clips) - len(skipped), "num_skipped": len(skipped), "num_warnings": num_warnings}
     save_tokenizer(tokenizer, partial / "tokenizer.json")
     write_atomically(partial / "preprocess.json", config.model_dump_json(indent=2).encode())

@@ -19,6 +19,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from components.sections import Section, check_used, merge, nearest
 from components.sections import parse as parse
+from components.sources import Precomputed
 from components.storage import write_atomically
 from components.systems import Model, Trimodal
 
@@ -91,37 +92,49 @@ class AudioFeatures(Section):
     """What is heard: log-mel filter banks, consecutive frames stacked; the samples themselves; or what an encoder says.
 
     `log_mel` is built in. `waveform` has one feature a step and a step a sample. `encoder` runs a frozen speech encoder
-    of transformers, such as wav2vec 2.0, from a folder.
+    of transformers, such as wav2vec 2.0, from a folder. `precomputed` was made elsewhere.
     """
 
-    kind: Literal["log_mel", "waveform", "encoder"] = "log_mel"
+    kind: Literal["log_mel", "waveform", "encoder", "precomputed"] = "log_mel"
     sample_rate_hz: int = Field(16_000, ge=8_000)
     num_mels: int = Field(40, ge=8, le=128)
     window_s: float = Field(0.025, gt=0)
     hop_s: float = Field(0.010, gt=0)
     stack: int = Field(4, ge=1, description="Frames joined into one step: 4 hops of 10 ms are 25 steps a second.")
     path: str | None = Field(None, description="Folder of the encoder, as save_pretrained writes it.")
+    precomputed: Precomputed | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        own = {"log_mel": ("num_mels", "window_s", "hop_s", "stack"), "waveform": (), "encoder": ("path",)}
+        own: dict[str, tuple[str, ...]] = {
+            "log_mel": ("num_mels", "window_s", "hop_s", "stack"),
+            "waveform": (),
+            "encoder": ("path",),
+            "precomputed": ("precomputed",),
+        }
         _check_kind(self, self.path, own[self.kind])
         return self
 
 
 class VideoFeatures(Section):
-    """What is seen: a descriptor of the tracked face, built in (`histogram`) or by a frozen encoder of transformers."""
+    """What is seen: a descriptor of the tracked face, built in (`histogram`) or by a frozen encoder of transformers; or
+    what was made elsewhere (`precomputed`)."""
 
-    kind: Literal["histogram", "encoder"] = "histogram"
+    kind: Literal["histogram", "encoder", "precomputed"] = "histogram"
     frame_rate_hz: float = Field(12.5, gt=0, description="Steps a second, taken by time stamp.")
     face_size: int = Field(48, ge=16, description="Side of the face crop in pixels.")
     cell_size: int = Field(8, ge=4, description="Side of a cell of the gradient histograms in pixels.")
     num_orientations: int = Field(6, ge=2)
     path: str | None = Field(None, description="Folder of the encoder, as save_pretrained writes it.")
+    precomputed: Precomputed | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        own = {"histogram": ("face_size", "cell_size", "num_orientations"), "encoder": ("path",)}
+        own: dict[str, tuple[str, ...]] = {
+            "histogram": ("face_size", "cell_size", "num_orientations"),
+            "encoder": ("path",),
+            "precomputed": ("precomputed",),
+        }
         _check_kind(self, self.path, own[self.kind])
         return self
 
@@ -142,7 +155,7 @@ class TextFeatures(Section):
 
 
 class Features(Section):
-    """What is computed from each clip, the same in training and in serving."""
+    """What is computed from each clip, the same in training and in serving; what is precomputed cannot be served."""
 
     audio: AudioFeatures = AudioFeatures()
     video: VideoFeatures = VideoFeatures()
@@ -307,6 +320,8 @@ def _check_kind(section: AudioFeatures | VideoFeatures | TextFeatures, path: str
     check_used(section, (*always, *own))
     if "path" in own and path is None:
         raise ValueError(f"kind {section.kind} needs path: give both at once, as {{kind: {section.kind}, path: ...}}")
+    if "precomputed" in own and getattr(section, "precomputed", None) is None:
+        raise ValueError("kind precomputed needs both at once: {kind: precomputed, precomputed: {path: ..., width: ...}}")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

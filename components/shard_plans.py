@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from components import compute
 from components.clip import Clip
-from components.features import clip_features
+from components.features import clip_features, precomputed
 from components.features.audio import audio_width
 from components.features.text import parse_tokenizer
 from components.features.video import video_width
@@ -106,10 +106,13 @@ def write_plan(plan: ShardPlan) -> None:
             recording = clip_features.record(
                 audio=audio, video=video, config=plan.config, start_s=clip.start_s, end_s=clip.end_s, limits=_LIMITS
             )
+            given = precomputed.read(clip, plan.config)
         except MediaError as error:
             skipped.append(Skipped(clip.clip_id, error.code))
             continue
-        features, warnings = clip_features.compute(recording, clip.transcript, plan.config, tokenizer)
+        features, warnings = clip_features.compute(
+            recording, clip.transcript, plan.config, tokenizer, given=given
+        )
         num_warnings.update(warnings)
         values = plan.task.row(clip.labels) if plan.task and clip.labels else ()
         examples.append(Example(clip.clip_id, clip.speaker_id, values, features))

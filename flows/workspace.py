@@ -6,6 +6,7 @@ is started again goes on where it stopped, and two different runs cannot touch e
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import shutil
 import uuid
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from components import datasets
 from components.clip import Clip
+from components.features import precomputed
 from components.params import Choices, Corpus, resolve, to_yaml
 from components.settings import PROJECT_ROOT, Settings
 from components.task import Task
@@ -126,6 +128,19 @@ def _fingerprinted(corpus: Corpus, asked: Task | None) -> Corpus:
         for uri in sorted(filter(None, uris)):
             digest.update(_status(Path(uri)).encode())
     return corpus.model_copy(update={"fingerprint": digest.hexdigest()[:_DIGEST_LENGTH]})
+
+
+def _with_features_fingerprinted(choices: Choices) -> Choices:
+    """The choices with the digest of the precomputed features that they name, which lie outside of the run, too."""
+    overrides = copy.deepcopy(choices.overrides)
+    features = resolve(choices).features
+    for name, section in (("audio", features.audio), ("video", features.video)):
+        if section.precomputed is not None:
+            found = precomputed.fingerprint(section.precomputed)
+            made = section.precomputed.model_copy(update={"fingerprint": found}).model_dump(mode="json")
+            changed = overrides.setdefault("features", {}).setdefault(name, {})
+            changed.update({"kind": "precomputed", "precomputed": made})
+    return choices.model_copy(update={"overrides": overrides})
 
 
 def _status(file: Path) -> str:

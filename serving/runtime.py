@@ -24,6 +24,8 @@ from components.answers import to_answers
 from components.batches import collate
 from components.clip import Modality
 from components.features import ClipFeatures
+from components.features.audio import audio_step_s
+from components.features.video import video_step_s
 from components.predictor import LoadedClips
 from serving.prediction import (
     BundleError,
@@ -220,7 +222,7 @@ class Runtime:
         """The seconds of the sound, or of the picture where there is none; words carry no times."""
         audio, video = self._bundle.features.audio, self._bundle.features.video
         num_audio, num_video, _ = num_steps(features)
-        end_s = num_audio * audio.hop_s * audio.stack if num_audio else num_video / video.frame_rate_hz
+        end_s = num_audio * audio_step_s(audio) if num_audio else num_video * video_step_s(video)
         num_seconds = min(len(seconds_KC), math.ceil(end_s / SECOND_S))
         return tuple(
             Moment(k * SECOND_S, min((k + 1) * SECOND_S, end_s), self._named(seconds_KC[k])) for k in range(num_seconds)

@@ -34,6 +34,8 @@ _POINTS_PER_BIN = 32
 
 def audio_width(config: AudioFeatures) -> int:
     """Features F of one step."""
+    if config.precomputed is not None:
+        return config.precomputed.width
     if config.kind == "waveform":
         return 1
     if config.kind == "encoder":
@@ -43,6 +45,8 @@ def audio_width(config: AudioFeatures) -> int:
 
 def audio_step_s(config: AudioFeatures) -> float:
     """Seconds from one step to the next."""
+    if config.precomputed is not None:
+        return config.precomputed.step_s
     if config.kind == "waveform":
         return 1 / config.sample_rate_hz
     if config.kind == "encoder":

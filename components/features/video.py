@@ -26,6 +26,8 @@ _BLOCK_FRAMES = 32
 
 def video_width(config: VideoFeatures) -> int:
     """Features F of one step."""
+    if config.precomputed is not None:
+        return config.precomputed.width
     if config.kind == "encoder":
         return encoders.picture_width(config.path or "")
     return _cells_a_side(config) ** 2 * config.num_orientations
@@ -33,6 +35,8 @@ def video_width(config: VideoFeatures) -> int:
 
 def video_step_s(config: VideoFeatures) -> float:
     """Seconds from one step to the next."""
+    if config.precomputed is not None:
+        return config.precomputed.step_s
     return 1.0 / config.frame_rate_hz
 
 
