@@ -41,13 +41,12 @@ def entries() -> list[Entry]:
     return [_entry(name, resolve(Choices(recipe=name))) for name in recipe_names()]
 
 
-def num_parameters(recipe: Recipe, *, widths: tuple[int, int] | None = None) -> int:
-    """Parameters of a recipe's model, whose inputs have these features a step (none: those that the recipe makes).
+def num_parameters(recipe: Recipe) -> int:
+    """Parameters of a recipe's model, with the inputs that the recipe makes.
 
     An encoder that is not on this machine counts as the base model of its kind.
     """
-    if widths is None:
-        widths = audio_width(recipe.features.audio), video_width(recipe.features.video)
+    widths = audio_width(recipe.features.audio), video_width(recipe.features.video)
     found = sizes(recipe, widths, vocabulary_size=_vocabulary_size(recipe.features.text))
     for name in found.keys() & {"audio_encoder", "text_encoder"}:
         # Weights are not needed to count them.

@@ -7,6 +7,8 @@ import re
 import pytest
 
 from components import params
+from components.features.audio import audio_step_s
+from components.features.video import video_step_s
 from components.params import AudioFeatures, Choices, TextFeatures, resolve, with_setting
 from components.sections import merge
 from components.systems import Audiovisual, SpeechText, Trimodal
@@ -68,6 +70,14 @@ def test_another_kind_of_features_begins_with_its_own_defaults() -> None:
     # The same kind keeps what the recipe says.
     same = with_setting(Choices(recipe="quick"), "features.audio={kind: log_mel, num_mels: 20}")
     assert resolve(same).features.audio == AudioFeatures(num_mels=20, stack=8)
+
+
+def test_the_audiovisual_recipe_runs_on_what_is_built_in() -> None:
+    """As its file says, for want of the authors' features: both at five steps a second."""
+    choices = with_setting(Choices(recipe="tran2022_base"), "features.audio={kind: log_mel, stack: 20}")
+    features = resolve(with_setting(choices, "features.video={kind: histogram, frame_rate_hz: 5.0}")).features
+    assert (audio_step_s(features.audio), video_step_s(features.video)) == (pytest.approx(0.2), pytest.approx(0.2))
+    assert (features.audio.precomputed, features.video.precomputed) == (None, None)
 
 
 def test_merging_leaves_both_sides_alone() -> None:
