@@ -88,6 +88,19 @@ class Synthetic(Section):
     seed: int = Field(7, ge=0)
 
 
+def _check_kind(section: Section, path: str | None, own: tuple[str, ...]) -> None:
+    """Refuse settings that this kind ignores, and a kind without the folder that it needs."""
+    always = ("kind", "sample_rate_hz", "frame_rate_hz", "max_words")
+    check_used(section, (*always, *own))
+    if "path" in own and path is None:
+        kind = getattr(section, "kind", "")
+        raise ValueError(f"kind {kind} needs path: give both at once, as {{kind: {kind}, path: ...}}")
+    if "precomputed" in own and getattr(section, "precomputed", None) is None:
+        raise ValueError(
+            "kind precomputed needs both at once: {kind: precomputed, precomputed: {path: ..., width: ...}}"
+        )
+
+
 class AudioFeatures(Section):
     """What is heard: log-mel filter banks, consecutive frames stacked; the samples themselves; or what an encoder says.
 
@@ -312,16 +325,6 @@ def _overridden(choices: Choices, *, source: str) -> dict[str, Any]:
     merged = merge(recipe, choices.overrides)
     parse(Recipe, merged, source=source)
     return merged
-
-
-def _check_kind(section: AudioFeatures | VideoFeatures | TextFeatures, path: str | None, own: tuple[str, ...]) -> None:
-    """Refuse settings that this kind ignores, and a kind without the folder that it needs."""
-    always = ("kind", "sample_rate_hz", "frame_rate_hz", "max_words")
-    check_used(section, (*always, *own))
-    if "path" in own and path is None:
-        raise ValueError(f"kind {section.kind} needs path: give both at once, as {{kind: {section.kind}, path: ...}}")
-    if "precomputed" in own and getattr(section, "precomputed", None) is None:
-        raise ValueError("kind precomputed needs both at once: {kind: precomputed, precomputed: {path: ..., width: ...}}")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -69,9 +69,7 @@ def new_model(params: Params, clips: ShardSet, features: Path) -> PreTrainedMode
     """A freshly drawn model for these features, which knows their mean and deviation if it normalises by them."""
     tokenizer = load_tokenizer(features / "tokenizer.json")
     torch.manual_seed(params.seed)
-    model = models.build(
-        params.model.system, **sizes(params, clips.widths, vocabulary_size=tokenizer.get_vocab_size())
-    )
+    model = models.build(params.model.system, **sizes(params, clips.widths, vocabulary_size=tokenizer.get_vocab_size()))
     if hasattr(model, "set_input_statistics"):
         model.set_input_statistics(**vars(frame_statistics(clips)))
     return model

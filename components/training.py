@@ -251,9 +251,7 @@ def _validate(
     labels_NC = np.asarray(clips.labels_NC, dtype=np.float32)
     mine = np.arange(group.rank, len(clips), group.num_workers)
     answers_NC = torch.zeros(labels_NC.shape, dtype=torch.float32)
-    answers_NC[mine] = torch.from_numpy(
-        _predict(model, clips, mine, batch_size=settings.batch_size, task=judge.task)
-    )
+    answers_NC[mine] = torch.from_numpy(_predict(model, clips, mine, batch_size=settings.batch_size, task=judge.task))
     answers_NC = answers_NC.to(next(model.parameters()).device)
     group.add(answers_NC)
     found_NC = answers_NC.cpu().numpy().astype(np.float64)

@@ -148,7 +148,9 @@ def fetch(
         _tell(f"{name}, {release.licence}, into {folder}")
         parts = fetching.fetch(release, folder, only=only, keep_archives=keep_archives, tell=_tell)
         document = {"dataset": name, "root": str(folder), "parts": [asdict(part) for part in parts]}
-        _answer(document, as_json, lambda: print(f"{len(parts)} parts in {folder}: --dataset {name} --data-root {folder}"))
+        _answer(
+            document, as_json, lambda: print(f"{len(parts)} parts in {folder}: --dataset {name} --data-root {folder}")
+        )
 
 
 @app.command()

@@ -179,7 +179,8 @@ def test_environment_is_read_in_settings_alone() -> None:
 def _opens_the_test_split(tree: ast.AST) -> bool:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) == "open_split":
-            if "test" in {argument.value for argument in node.args if isinstance(argument, ast.Constant)}:
+            splits = {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
+            if "test" in splits:
                 return True
     return False
 
@@ -192,7 +193,9 @@ def test_only_evaluate_opens_the_test_split() -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if path.name == "finetune.py":
             asked = [
-                node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "settings.select_on_test"
+                node
+                for node in ast.walk(tree)
+                if isinstance(node, ast.If) and ast.unparse(node.test) == "settings.select_on_test"
             ]
             assert len(asked) == 1
             asked[0].body = [ast.Pass()]

@@ -1,4 +1,4 @@
-"""The checklist of paper A (Khare et al. 2021), box by box: reference section 6. The sizes are small, the recipe is its own."""
+"""The checklist of paper A (Khare et al. 2021), box by box: reference section 6. Its recipe, at a small width."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_attention_is_the_slow_loop(num_queries: int, num_keys: int, num_heads: 
     with torch.no_grad():
         found_TD = block(x_TD[None], memory_SD[None], there_S[None])[0]
         queries, pairs = block.query(x_TD), block.key_value(memory_SD)
-        null_key, null_value = block.null_key_value
+        null_key, null_value = block.null_key_value.detach()
     keys = [null_key, *(pairs[s, :width] for s in range(num_keys) if there_S[s])]
     values = [null_value, *(pairs[s, width:] for s in range(num_keys) if there_S[s])]
     mixed = torch.zeros(num_queries, width, dtype=torch.float64)
@@ -184,8 +184,8 @@ def test_fifteen_in_a_hundred_are_masked_as_in_bert_and_in_spans() -> None:
         (masked.audio_asked_BT, masked.audio_hidden_BT, masked.seen.audio_BTF, batch.audio_BTF),
         (masked.video_asked_BT, masked.video_hidden_BT, masked.seen.video_BTF, batch.video_BTF),
     ):
-        # Spans may overlap, so that a little less than the share is masked.
-        assert 0.13 < float(asked_BT.float().mean()) <= 0.15
+        # Spans may overlap, and their number is rounded.
+        assert 0.13 < float(asked_BT.float().mean()) < 0.16
         assert _mean_run(asked_BT.numpy()) > 2.8
         assert 0.76 < float(hidden_BT.sum() / asked_BT.sum()) < 0.84
         other_BT = (seen_BTF != actual_BTF).any(dim=2)
@@ -208,9 +208,7 @@ def test_frames_are_rebuilt_by_regression_and_words_by_choice_with_weights() -> 
     assert isinstance(objective, MaskedModelling)
     terms = objective(model, batch, Moment(0, 0))
     masked = mask_batch(objective.masks, batch, Moment(0, 0), vocabulary_size=VOCABULARY_SIZE)
-    seen = model(
-        **masked.seen.inputs(), audio_masked_BT=masked.audio_hidden_BT, video_masked_BT=masked.video_hidden_BT
-    )
+    seen = model(**masked.seen.inputs(), audio_masked_BT=masked.audio_hidden_BT, video_masked_BT=masked.video_hidden_BT)
     shapes = batch.audio_BTF.shape[1], batch.video_BTF.shape[1], batch.word_ids_BT.shape[1]
     rebuilt = model.reconstruct(seen, num_audio=shapes[0], num_video=shapes[1], num_words=shapes[2])
     expected = [

@@ -57,7 +57,9 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8
     )
     ViTModel(config).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text('{"size": {"height": 32, "width": 32}, "image_mean": [0.1, 0.2, 0.3]}')
+    (folder / "preprocessor_config.json").write_text(
+        '{"size": {"height": 32, "width": 32}, "image_mean": [0.1, 0.2, 0.3]}'
+    )
     return folder
 
 

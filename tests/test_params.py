@@ -106,5 +106,9 @@ def test_what_is_recalled_is_marked_in_the_recipes() -> None:
     }
     for recipe, expected in recalled.items():
         lines = (params.RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8").splitlines()
-        marked = {line.split(":")[0].strip() for line in lines if re.search(r"\S.*# source: recalled", line) and line[0] != "#"}
+        marked = {
+            line.split(":")[0].strip()
+            for line in lines
+            if re.search(r"\S.*# source: recalled", line) and line[0] != "#"
+        }
         assert marked == expected, recipe

@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from components import recipe_models, models
+from components import models, recipe_models
 from components.model_sizes import sizes
 from components.params import Choices, recipe_names, resolve
 from flows import cli

@@ -1,9 +1,10 @@
 """What is heard of a waveform: log-mel filter banks, the samples themselves, or what a frozen encoder says.
 
-Of the filter banks consecutive frames are stacked into one step. One real FFT a frame and one sparse product for the mel bands, in blocks that stay in the processor's cache. All of it
-runs in one thread, so the bits do not depend on how many there are. The level is kept: how loud somebody speaks is a
-cue, so nothing is normalised by the clip. Instead one fixed affine map, the same for every clip, brings the logarithms
-of speech near zero mean and unit variance.
+Of the filter banks consecutive frames are stacked into one step. One real FFT a frame and one sparse product for the
+mel bands, in blocks that stay in the processor's cache. All of it runs in one thread, so the bits do not depend on
+how many there are. The level is kept: how loud somebody speaks is a cue, so nothing is normalised by the clip.
+Instead one fixed affine map, the same for every clip, brings the logarithms of speech near zero mean and unit
+variance.
 
 Shapes: S samples, N frames, K frequency bins, M mel bands, T steps, F features: M * stack of the filter banks.
 """
