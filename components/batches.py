@@ -20,6 +20,7 @@ from torch import Tensor
 
 from components.clip import MODALITIES, Modality
 from components.features import ClipFeatures
+from components.task import Task
 
 # Clips of this many batches are sorted by length together: padding stays low and batches still differ by epoch.
 _BATCHES_PER_WINDOW = 16
@@ -30,7 +31,8 @@ class ClipSource(Protocol):
 
     Attributes:
         clip_ids, speaker_ids: one a clip.
-        labels_NC: share of each label; a row of NaN (or no columns at all) for clips without labels.
+        labels_NC: share, intensity or value of each label, as the task has it; NaN where it is not known, no columns at
+            all where no clip has any.
         num_steps_N3: steps of audio, video and text; 0 for a modality that the clip does not have.
     """
 
@@ -57,7 +59,7 @@ class Batch:
 
     Attributes:
         word_ids_BT: tokenizer ids, 0 beyond the length.
-        labels_BC: share of each label; NaN for a clip without labels.
+        labels_BC: share, intensity or value of each label; NaN where it is not known.
         index_B: position of each clip in its source.
     """
 
@@ -121,13 +123,30 @@ class Subset:
         return self.source.features(int(self.indices[index]))
 
 
-def draw_by_class(labels_NC: NDArray[np.float32], label_share: float, *, seed: int) -> NDArray[np.int64]:
-    """Positions of a share of the labelled clips, drawn within each class (one clip of each at least), in order."""
-    labelled_N = np.flatnonzero(np.isfinite(labels_NC).all(axis=1))
+def draw_by_class(
+    labels_NC: NDArray[np.float32], label_share: float, *, seed: int, task: Task | None = None
+) -> NDArray[np.int64]:
+    """Positions of a share of the labelled clips, drawn within each class (one clip of each at least), in order.
+
+    Where a clip has several labels, its class is the rarest of them; where it has values, the quarter in which their
+    mean lies.
+    """
+    kind = task.kind if task else "classes"
+    finite_NC = np.isfinite(labels_NC)
+    labelled_N = np.flatnonzero(finite_NC.all(axis=1) if kind == "classes" else finite_NC.any(axis=1))
+    if kind == "classes":
+        classes_N = labels_NC[labelled_N].argmax(axis=1)
+    elif kind == "multilabel":
+        present_NC = labels_NC[labelled_N] > (task.threshold if task else 0.0)
+        rarity_NC = np.where(present_NC, present_NC.sum(axis=0), len(labelled_N) + 1)
+        classes_N = np.where(present_NC.any(axis=1), rarity_NC.argmin(axis=1), labels_NC.shape[1])
+    else:
+        means_N = np.nanmean(labels_NC[labelled_N], axis=1) if len(labelled_N) else np.zeros(0)
+        classes_N = np.searchsorted(np.quantile(means_N, (0.25, 0.5, 0.75)), means_N) if len(labelled_N) else means_N
     random = np.random.Generator(np.random.Philox(seed))
     drawn: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
-    for label in range(labels_NC.shape[1]):
-        clips = labelled_N[labels_NC[labelled_N].argmax(axis=1) == label]
+    for number in np.unique(classes_N):
+        clips = labelled_N[classes_N == number]
         drawn.append(random.permutation(clips)[: max(1, round(label_share * len(clips)))])
     return np.sort(np.concatenate(drawn))
 

@@ -29,7 +29,7 @@ from components.batches import ClipSource
 from components.objectives import Objective
 from components.stage import progress
 from components.storage import Storage
-from components.training import FitSettings, HistoryRow, NonFiniteLoss, TrainingState, fit
+from components.training import FitSettings, HistoryRow, NonFiniteLoss, TrainingState, Validation, fit
 
 _FOLDER: Final = "checkpoints"
 _STATE_FILE: Final = "state.pt"
@@ -70,7 +70,7 @@ class Job:
     stage: str
     model: PreTrainedModel
     train: ClipSource
-    validation: ClipSource | None
+    validation: Validation | None
     objective: Objective
     settings: FitSettings
     num_workers: int
@@ -252,7 +252,9 @@ def _write(part: _Part, state: TrainingState) -> CheckpointFailed | None:
 
 def _tell(job: Job, state: TrainingState) -> None:
     last = state.history[-1]
-    score = "" if last.score is None else f", validation macro-F1 {last.score:.3f}"
+    score = ""
+    if job.validation is not None and last.score is not None:
+        score = f", validation {job.validation.judge.told} {last.score:.3f}"
     loss = [row.loss for row in state.history if row.split == "train"][-1]
     message = f"epoch {state.epoch}/{job.settings.num_epochs}, loss {loss:.3f}{score}"
     progress(stage=job.stage, done=state.epoch, total=job.settings.num_epochs, message=message)

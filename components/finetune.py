@@ -1,99 +1,145 @@
 """The fine-tuning stage: the pre-trained model and a new head learn the labels.
 
 Reads `build/features` (train and validation) and `build/pretrain`, writes `build/finetune`: the model of the epoch
-that was best on the validation speakers, `losses.csv`, `labels.json` and `summary.json`.
+that was best on the validation speakers, `losses.csv`, `labels.json`, `task.json` and `summary.json`. With
+`finetune.select_on_test` the epoch is chosen on the test part instead, as some papers did, and `summary.json` says so.
 """
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
-import shutil
 from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from components import cluster, models
-from components.batches import Subset, draw_by_class, in_order
+from components import cluster, models, task
+from components.answers import Judge
+from components.batches import ClipSource, Subset, collate, draw_by_class, in_order
 from components.masking import AugmentSettings
-from components.objectives import Classification
-from components.params import load_params
+from components.objectives import Classification, Objective
+from components.objectives_labels import Concordance, MultiLabel
+from components.params import Finetune, load_params
 from components.runs import fit_settings, output_folder, run_name
 from components.shards import ShardSet, open_split
 from components.stage import run_stage
-from components.training import TrainingState
+from components.task import Task
+from components.training import TrainingState, Validation
 
 FEATURES = Path("build/features")
 PRETRAINED = Path("build/pretrain")
 OUTPUT = Path("build/finetune")
-_HEADS = ("head.", "summary_head.")
+
+Selection = Literal["validation", "test"]
+
+_KIND_WORDS: Final = {
+    "classes": "emotion(s)",
+    "multilabel": "label(s) that some clips have and others have not",
+    "values": "moving value(s)",
+}
 
 
 def main() -> None:
     params = load_params()
     settings = params.finetune
     features = FEATURES.resolve()
-    labels: list[str] = json.loads((features / "labels.json").read_text(encoding="utf-8"))
-    labelled, validation = open_split(features, "train"), open_split(features, "validation")
-    check_labels(labelled, validation, labels)
-    train = Subset(labelled, draw_by_class(labelled.labels_NC, settings.label_share, seed=params.seed))
+    asked = task.read(features)
+    labelled = open_split(features, "train")
+    selection, selected_on = clips_to_choose_on(settings, features)
+    check_labels(labelled, selection, asked)
+    train = Subset(labelled, draw_by_class(labelled.labels_NC, settings.label_share, seed=params.seed, task=asked))
     name = run_name(
         "finetune",
-        sections=[params.model, params.finetune],
+        sections=[params.model, settings],
         seed=params.seed,
-        data=[PRETRAINED / "model.safetensors", features / "labels.json", features / "train", features / "validation"],
+        data=[
+            *(PRETRAINED / file for file in ("config.json", "model.safetensors")),
+            *(features / file for file in ("labels.json", "task.json", "train", selected_on)),
+        ],
     )
     schedule = fit_settings(settings, seed=params.seed)
-    augment = AugmentSettings(settings.modality_dropout, settings.time_mask_share)
-    objective = Classification(augment, settings.label_smoothing)
-    model = with_new_heads(models.load(PRETRAINED), len(labels), seed=params.seed)
-    model.learn_summaries(batch.inputs() for batch in in_order(train))  # type: ignore[operator]  # a Tensor, for mypy
+    model = with_new_heads(models.load(PRETRAINED), len(asked.labels), seed=params.seed)
+    if hasattr(model, "learn_summaries"):
+        model.learn_summaries(batch.inputs() for batch in in_order(train))
+    objective = new_objective(settings, asked, num_stages=num_stages(model, train))
+    judge = Judge(asked)
+    validation = Validation(selection, judge)
     state = cluster.train(
         cluster.Job(name, "finetune", model, train, validation, objective, schedule, settings.num_workers)
     )
     model.load_state_dict(state.best_weights)
     with output_folder(OUTPUT) as folder:
         models.save(model, folder)
-        shutil.copyfile(features / "labels.json", folder / "labels.json")
-        write_losses(folder / "losses.csv", state)
-        write_summary(folder / "summary.json", state, num_clips=len(train))
+        task.write(folder, asked)
+        write_losses(folder / "losses.csv", state, figure=judge.name)
+        write_summary(folder / "summary.json", state, figure=judge.name, selected_on=selected_on, num_clips=len(train))
     cluster.forget(name)
 
 
-def check_labels(train: ShardSet, validation: ShardSet, labels: list[str]) -> None:
-    """Refuse data that no classifier can be trained or chosen on.
+def clips_to_choose_on(settings: Finetune, features: Path) -> tuple[ShardSet, Selection]:
+    """The clips on which the best epoch is found, and the name of their part."""
+    if settings.select_on_test:
+        return open_split(features, "test"), "test"
+    return open_split(features, "validation"), "validation"
+
+
+def check_labels(train: ShardSet, selection: ShardSet, asked: Task) -> None:
+    """Refuse data that no model can be trained or chosen on.
 
     Raises:
-        ValueError: fewer than two emotions occur, or there is nothing to choose the epoch on.
+        ValueError: there is nothing to tell apart, or there is nothing to choose the epoch on.
     """
-    labelled_N = np.isfinite(train.labels_NC).all(axis=1) if train.labels_NC.shape[1] else np.zeros(len(train), bool)
-    found = sorted({labels[label] for label in train.labels_NC[labelled_N].argmax(axis=1)}) if labelled_N.any() else []
-    if len(found) < 2:
+    found = _told_apart(train, asked)
+    needed = 2 if asked.kind == "classes" else 1
+    if len(found) < needed:
         raise ValueError(
-            f"the training clips hold {len(found)} emotion(s) ({', '.join(found) or 'no labels'}): "
-            "at least two are needed; check the labels of the corpus"
+            f"the training clips hold {len(found)} {_KIND_WORDS[asked.kind]} ({', '.join(found) or 'no labels'}): "
+            f"at least {'two are' if needed == 2 else 'one is'} needed; check the labels of the corpus"
         )
-    if not len(validation) or not validation.labels_NC.shape[1]:
+    if not len(selection) or not selection.labels_NC.shape[1]:
         raise ValueError("no labelled validation clips: raise ingest.validation_share or add speakers")
+
+
+def new_objective(settings: Finetune, asked: Task, *, num_stages: int) -> Objective:
+    """What the model is asked for, by the kind of the task: its loss over each of the model's stages."""
+    augment = AugmentSettings(settings.modality_dropout, settings.time_mask_share)
+    if asked.kind == "multilabel":
+        return MultiLabel(asked.threshold, augment)
+    if asked.scale is not None:
+        return Concordance(asked.labels, asked.scale, augment, num_stages)
+    return Classification(augment, settings.label_smoothing)
+
+
+def num_stages(model: PreTrainedModel, clips: ClipSource) -> int:
+    """How many answers, one built on the other, a model gives."""
+    with torch.inference_mode():
+        return len(model(**collate(clips, [0]).inputs()).stage_logits)
 
 
 def with_new_heads(pretrained: PreTrainedModel, num_classes: int, *, seed: int) -> PreTrainedModel:
     """The pre-trained model with freshly drawn heads for `num_classes` labels."""
-    config = {**pretrained.config.to_dict(), "num_classes": num_classes}
+    config = copy.deepcopy(pretrained.config)
+    config.num_classes = num_classes
     torch.manual_seed(seed)
-    model = models.build(config.pop("system"), **config)
-    body = {key: value for key, value in pretrained.state_dict().items() if not key.startswith(_HEADS)}
+    model: PreTrainedModel = type(pretrained)(config)
+    heads = models.heads_of(model)
+    body = {key: value for key, value in pretrained.state_dict().items() if not key.startswith(heads)}
     model.load_state_dict(body, strict=False)
+    for name, parameter in pretrained.named_parameters():
+        if not name.startswith(heads):
+            model.get_parameter(name).requires_grad_(parameter.requires_grad)
     return model
 
 
-def write_losses(path: Path, state: TrainingState) -> None:
-    """Write the losses of each epoch and the macro-F1 on the validation speakers, for `dvc plots`."""
+def write_losses(path: Path, state: TrainingState, *, figure: str) -> None:
+    """Write the losses of each epoch and the figure it is chosen by, for `dvc plots`."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["epoch", "train", "validation", "macro_f1"])
+        writer.writerow(["epoch", "train", "validation", figure])
         trained, validated = ([row for row in state.history if row.split == split] for split in ("train", "validation"))
         for train, validation in zip(trained, validated, strict=True):
             writer.writerow(
@@ -101,15 +147,30 @@ def write_losses(path: Path, state: TrainingState) -> None:
             )
 
 
-def write_summary(path: Path, state: TrainingState, *, num_clips: int) -> None:
-    """Write which epoch was chosen and what it reached on the validation speakers."""
+def write_summary(path: Path, state: TrainingState, *, figure: str, selected_on: Selection, num_clips: int) -> None:
+    """Write which epoch was chosen, on which part, and what it reached there."""
     summary = {
         "best_epoch": state.best_epoch + 1,
-        "validation_macro_f1": round(state.best_score, 6),
+        f"{selected_on}_{figure}": round(state.best_score, 6),
+        "selected_on": selected_on,
         "num_epochs": state.epoch,
         "num_training_clips": num_clips,
     }
     path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def _told_apart(clips: ShardSet, asked: Task) -> list[str]:
+    """The classes that occur, the labels that some clips have and others have not, or the values that differ."""
+    labels_NC = clips.labels_NC
+    if not labels_NC.shape[1]:
+        return []
+    if asked.kind == "classes":
+        known_NC = labels_NC[np.isfinite(labels_NC).all(axis=1)]
+        return sorted({asked.labels[label] for label in known_NC.argmax(axis=1)})
+    if asked.kind == "multilabel":
+        labels_NC = np.where(np.isfinite(labels_NC), labels_NC > asked.threshold, np.nan)
+    columns = [column[np.isfinite(column)] for column in labels_NC.T]
+    return [name for name, column in zip(asked.labels, columns, strict=True) if len(column) and np.ptp(column) > 0]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The stage that turns a corpus into clips: render or find the files, inspect each of them, divide the speakers.
 
 Reads the corpus that the parameters name; writes `build/clips/`: `clips.parquet` (one row a clip, sorted by
-clip_id), `rejected.parquet` (what is broken, and why), `labels.json`, `summary.json`, and `media/` for a generated
-corpus. One broken file is a row in `rejected.parquet`; more of them than `ingest.max_rejected_share` end the run.
+clip_id), `rejected.parquet` (what is broken, and why), `task.json` and `labels.json` (what is asked of the clips),
+`summary.json`, and `media/` for a generated corpus. One broken file is a row in `rejected.parquet`; more of them than
+`ingest.max_rejected_share` end the run.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from typing import Any, Final
 import pyarrow
 import pyarrow.parquet
 
-from components import datasets, params, splits
+from components import datasets, params, splits, task
+from components.candidates import gather
 from components.clip import SPLITS, Clip, Split
-from components.inspection import Bounds, Inspected
+from components.inspection import Inspected
 from components.stage import run_stage
 from components.storage import write_atomically
-from components.survey import Rejection, Task, survey
+from components.survey import Rejection, survey
 
 CLIPS_FOLDER: Final = Path("build/clips")
 
@@ -106,15 +108,18 @@ def ingest(parameters: params.Params, folder: Path = CLIPS_FOLDER) -> None:
     left_behind = folder.parent / "rejected.parquet"
     shutil.rmtree(partial, ignore_errors=True)
     left_behind.unlink(missing_ok=True)
+    # A wrong name is told before anything is read.
+    datasets.task_of(parameters.finetune_on)
+    datasets.protocol_of(parameters.finetune_on, parameters.ingest)
     (partial / "media").mkdir(parents=True)
     try:
-        tasks, rejections = _gather(parameters, partial / "media")
+        candidates, rejections = gather(parameters, partial / "media")
         members = []
-        for task, outcome in zip(tasks, survey(tasks), strict=True):
+        for candidate, outcome in zip(candidates, survey(candidates), strict=True):
             if isinstance(outcome, Rejection):
                 rejections.append(outcome)
             else:
-                members.append(_Member(outcome, task.corpus, task.is_extra))
+                members.append(_Member(outcome, candidate.corpus, candidate.is_extra))
         rejected = pyarrow.Table.from_pylist(
             [asdict(each) for each in sorted(rejections, key=_order)], _REJECTED_SCHEMA
         )
@@ -135,53 +140,6 @@ def _order(rejection: Rejection) -> tuple[str, str, str]:
     return (rejection.clip_id, rejection.uri, rejection.reason)
 
 
-def _gather(parameters: params.Params, media_folder: Path) -> tuple[list[Task], list[Rejection]]:
-    """What is to be inspected, and what the corpora refuse themselves."""
-    first, second = parameters.finetune_on, parameters.pretrain_on
-    tasks, rejections = _tasks(first, parameters, media_folder, is_extra=False)
-    if second is not None:
-        if second.dataset == first.dataset and isinstance(datasets.load(second.dataset), datasets.GeneratedModule):
-            raise ValueError(f"pretrain_on: {second.dataset} has an unlabelled part already: leave pretrain_on empty")
-        more, refused = _tasks(second, parameters, media_folder, is_extra=True)
-        tasks, rejections = tasks + more, rejections + refused
-    return tasks, rejections
-
-
-def _tasks(
-    corpus: params.Corpus, parameters: params.Params, media_folder: Path, *, is_extra: bool
-) -> tuple[list[Task], list[Rejection]]:
-    module = datasets.load(corpus.dataset)
-    # The labels of a corpus for pre-training are not used, so they need not be known.
-    bounds = Bounds(
-        min_duration_s=parameters.ingest.min_duration_s,
-        max_duration_s=parameters.ingest.max_duration_s,
-        labels=None if is_extra else module.LABELS,
-    )
-    template = Task(corpus.dataset, is_extra, bounds, str(media_folder.absolute()))
-    if isinstance(module, datasets.GeneratedModule):
-        if corpus.root is not None:
-            raise ValueError(f"dataset {corpus.dataset} is generated: leave root empty instead of {corpus.root}")
-        return [replace(template, plan=plan) for plan in module.plan(parameters.synthetic)], []
-    if corpus.root is None:
-        raise ValueError(f"dataset {corpus.dataset} needs root: name the folder of the release, or the table's file")
-    tasks: list[Task] = []
-    rejections: list[Rejection] = []
-    seen: set[str] = set()
-    for item in module.read(Path(corpus.root).absolute()):
-        if isinstance(item, datasets.Refusal):
-            rejections.append(Rejection("", item.uri, item.reason, item.detail))
-            continue
-        task = replace(template, clip=replace(item, clip_id=f"pretrain-{item.clip_id}") if is_extra else item)
-        if task.clip_id in seen:
-            rejections.append(Rejection(task.clip_id, task.uri, "duplicate-id", "another clip has the same clip_id"))
-        else:
-            seen.add(task.clip_id)
-            tasks.append(task)
-    if not tasks:
-        raise ValueError(f"dataset {corpus.dataset}: {corpus.root} holds no clips: check that it is the right place")
-    return tasks, rejections
-
-
 def _check_share(num_found: int, rejections: Sequence[Rejection], max_share: float, left_behind: Path) -> None:
     num_all = num_found + len(rejections)
     if num_found and len(rejections) <= max_share * num_all:
@@ -199,15 +157,18 @@ def _write(
 ) -> None:
     """Divide the clips and write what the stage hands on."""
     own = [member.clip for member in members if not member.is_extra]
-    split_of = splits.divide(own, parameters.ingest, parameters.seed)
+    asked = datasets.task_of(parameters.finetune_on) or _named_by(own)
+    protocol = datasets.protocol_of(parameters.finetune_on, parameters.ingest)
+    split_of = splits.divide(own, parameters.ingest, task=asked, protocol=protocol, seed=parameters.seed)
     kept, num_held_back = _keep(members, split_of, parameters.finetune_on.dataset)
     rows = [_row(member, split) for member, split in kept]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, _CLIPS_SCHEMA), partial / "clips.parquet")
-    fixed = datasets.load(parameters.finetune_on.dataset).LABELS
-    labels = fixed or tuple(sorted({name for clip in own for name in clip.labels}))
-    (partial / "labels.json").write_text(json.dumps(list(labels)) + "\n", encoding="utf-8")
+    task.write(partial, asked)
     summary = {
         "dataset": parameters.finetune_on.dataset,
+        "task": asked.name,
+        "protocol": protocol and protocol.name,
+        "fold": protocol and parameters.ingest.fold,
         "num_clips": {split: sum(row["split"] == split for row in rows) for split in SPLITS},
         "num_speakers": {split: len({row["speaker_id"] for row in rows if row["split"] == split}) for split in SPLITS},
         "minutes": round(sum(row["duration_s"] for row in rows) / 60, 2),
@@ -224,6 +185,14 @@ def _write(
             path.unlink()
     if not used or not any((partial / "media").iterdir()):
         (partial / "media").rmdir()
+
+
+def _named_by(clips: Sequence[Clip]) -> task.Task:
+    """The task of a corpus whose data name the labels."""
+    names = sorted({name for clip in clips for name in clip.labels})
+    if not names:
+        raise ValueError("no usable clip has a label: fine-tuning needs some, fill in labels")
+    return task.Task("classes", tuple(names), source="the labels that the data name")
 
 
 def _keep(

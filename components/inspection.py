@@ -13,6 +13,8 @@ from components.clip import Clip
 # Only whether it decodes matters here: few frames and few samples are kept.
 _SAMPLE_RATE_HZ: Final = 8_000
 _FRAME_RATE_HZ: Final = 1.0
+# Encoders begin with silence and fill up their last block: such a difference is none.
+_SAME_LENGTH_S: Final = 0.25
 _MAX_BYTES: Final = 8 * 1024**3
 
 
@@ -44,7 +46,7 @@ class Inspected:
 
     Attributes:
         clip: with `audio_uri` filled in where only a video with sound was given.
-        duration_s: the longer of its streams; 0 for words alone.
+        duration_s: of its file, or the shorter of its two; 0 for words alone.
         num_bytes: size of its files.
         md5: of its files, one after the other; empty for words alone.
     """
@@ -61,10 +63,12 @@ def inspect(clip: Clip, bounds: Bounds) -> Inspected:
     Raises:
         media.MediaError: a file is missing or broken, or lacks the stream that the clip names.
         ClipError: its length, a label or the transcript is not acceptable.
+
+    Where sound and picture are two files, the clip ends with the shorter: VoxCeleb2 has sound that lasts longer.
     """
     _check_words(clip, bounds)
     limits = media.Limits(max_bytes=_MAX_BYTES, max_duration_s=bounds.max_duration_s)
-    duration_s = 0.0
+    lengths_s: list[float] = []
     digest = hashlib.md5(usedforsecurity=False)
     num_bytes = 0
     for uri in dict.fromkeys(uri for uri in (clip.video_uri, clip.audio_uri) if uri is not None):
@@ -84,8 +88,11 @@ def inspect(clip: Clip, bounds: Bounds) -> Inspected:
             raise media.MediaError("no-audio", f"{uri} has no sound in the clip's span: leave audio_uri empty")
         if clip.audio_uri is None and recording.waveform_T is not None:
             clip = replace(clip, audio_uri=uri)
-        duration_s = max(duration_s, recording.duration_s)
+        lengths_s.append(recording.duration_s)
         num_bytes += _add_content(digest, source)
+    duration_s = min(lengths_s, default=0.0)
+    if max(lengths_s, default=0.0) - duration_s > _SAME_LENGTH_S:
+        clip = replace(clip, end_s=clip.start_s + duration_s)
     if num_bytes and duration_s < bounds.min_duration_s:
         raise ClipError("too-short", f"lasts {duration_s:.2f} s, under ingest.min_duration_s = {bounds.min_duration_s}")
     return Inspected(clip, duration_s, num_bytes, digest.hexdigest() if num_bytes else "")

@@ -41,6 +41,8 @@ class MaskSettings:
         share: share of each modality's positions that is masked.
         span: neighbouring audio and video steps masked together, for one frame is easily interpolated.
         modality_share: share of clips that lose one or two modalities as a whole, to be rebuilt from the rest.
+        mask_word_id: what stands for a masked word.
+        first_word_id: from here on the vocabulary's ids may replace a masked word.
         apart: hide the words of every clip that has sound or picture, and often one of these too, so that what is
             left can be matched with the words; `modality_share` then says nothing.
     """
@@ -49,6 +51,8 @@ class MaskSettings:
     span: int = 3
     modality_share: float = 0.2
     apart: bool = False
+    mask_word_id: int = MASK_WORD_ID
+    first_word_id: int = FIRST_WORD_ID
 
 
 @dataclass(frozen=True)
@@ -112,9 +116,10 @@ def mask_batch(settings: MaskSettings, batch: Batch, moment: Moment, *, vocabula
             frames_BTF[row, replaced] = frames_BTF[row, source_T[replaced]]
         num_words = lengths_BM[row][2]
         masked_T = draw_positions(random, num_words, settings.share)
-        fate_T, other_T = random.random(num_words), random.integers(FIRST_WORD_ID, vocabulary_size, num_words)
+        fate_T = random.random(num_words)
+        other_T = random.integers(settings.first_word_id, vocabulary_size, num_words)
         asked[2][row, :num_words] = masked_T
-        word_ids_BT[row, np.flatnonzero(masked_T & (fate_T < _HIDDEN_SHARE))] = MASK_WORD_ID
+        word_ids_BT[row, np.flatnonzero(masked_T & (fate_T < _HIDDEN_SHARE))] = settings.mask_word_id
         replaced = np.flatnonzero(masked_T & _is_replaced(fate_T))
         word_ids_BT[row, replaced] = torch.from_numpy(other_T[replaced]).to(device)
         present_BM[row, lost] = False

@@ -10,33 +10,22 @@ later stage, and DVC, reads them.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-)
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from components.sections import Section, check_used, merge, nearest
+from components.sections import parse as parse
+from components.sources import Precomputed
 from components.storage import write_atomically
+from components.systems import Model, Trimodal
 
 RECIPES = Path(__file__).parent / "recipes"
 CHOICES_FILE = Path("params.yaml")
 PARAMS_FILE = Path("build/params.yaml")
-
-
-class Section(BaseModel):
-    """A group of settings that refuses keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Corpus(Section):
@@ -44,6 +33,7 @@ class Corpus(Section):
 
     dataset: str = Field("synthetic", description="Name of the corpus: a module of components/datasets.")
     root: str | None = Field(None, description="Folder of the release, or the table's file; none for synthetic.")
+    task: str | None = Field(None, description="What is asked, where the corpus has several tasks; none: its first.")
     # Set when a run is prepared: DVC does not look outside its repository, so this is what tells it that files
     # of the corpus came, went or changed.
     fingerprint: SkipJsonSchema[str | None] = None
@@ -59,11 +49,18 @@ class Gates(Section):
     """What a new model must reach before it is served."""
 
     min_macro_f1: float = Field(0.3, ge=0, le=1, description="Floor of the macro-F1 on the test speakers.")
+    min_mean_weighted_accuracy: float = Field(
+        0.55, ge=0, le=1, description="The same for several labels: mean of their weighted accuracies; 0.5 is chance."
+    )
+    min_mean_ccc: float = Field(
+        0.1, ge=-1, le=1, description="The same for values: mean of their CCC; 0 is any constant."
+    )
     max_champion_loss: float = Field(
         0.02,
         ge=0,
         le=1,
-        description="Macro-F1 that may be lost against the champion, at the interval's low end.",
+        description="Macro-F1 (or what has a floor instead) that may be lost against the champion, "
+        "at the interval's low end.",
     )
     num_resamples: int = Field(1000, ge=100, le=100_000, description="Bootstrap resamples over speakers.")
 
@@ -77,6 +74,9 @@ class Ingest(Section):
     validation_share: float = Field(0.17, gt=0, lt=1, description="Share of speakers for choosing the epoch.")
     test_share: float = Field(0.25, gt=0, lt=1, description="Share of speakers held out for the figures.")
     test_speakers: list[str] = Field([], description="Hold out these speakers instead of drawing them.")
+    protocol: str | None = Field(None, description="Divide as this published protocol of the corpus does.")
+    num_folds: int | None = Field(None, ge=2, description="Divide into folds of speakers, for want of a protocol.")
+    fold: int = Field(0, ge=0, description="Which fold tests, from 0; needs protocol or num_folds.")
 
 
 class Synthetic(Section):
@@ -88,34 +88,87 @@ class Synthetic(Section):
     seed: int = Field(7, ge=0)
 
 
-class AudioFeatures(Section):
-    """Log-mel filter banks, consecutive frames stacked."""
+def _check_kind(section: Section, path: str | None, own: tuple[str, ...]) -> None:
+    """Refuse settings that this kind ignores, and a kind without the folder that it needs."""
+    always = ("kind", "sample_rate_hz", "frame_rate_hz", "max_words")
+    check_used(section, (*always, *own))
+    if "path" in own and path is None:
+        kind = getattr(section, "kind", "")
+        raise ValueError(f"kind {kind} needs path: give both at once, as {{kind: {kind}, path: ...}}")
+    if "precomputed" in own and getattr(section, "precomputed", None) is None:
+        raise ValueError(
+            "kind precomputed needs both at once: {kind: precomputed, precomputed: {path: ..., width: ...}}"
+        )
 
+
+class AudioFeatures(Section):
+    """What is heard: log-mel filter banks, consecutive frames stacked; the samples themselves; or what an encoder says.
+
+    `log_mel` is built in. `waveform` has one feature a step and a step a sample. `encoder` runs a frozen speech encoder
+    of transformers, such as wav2vec 2.0, from a folder. `precomputed` was made elsewhere.
+    """
+
+    kind: Literal["log_mel", "waveform", "encoder", "precomputed"] = "log_mel"
     sample_rate_hz: int = Field(16_000, ge=8_000)
     num_mels: int = Field(40, ge=8, le=128)
     window_s: float = Field(0.025, gt=0)
     hop_s: float = Field(0.010, gt=0)
     stack: int = Field(4, ge=1, description="Frames joined into one step: 4 hops of 10 ms are 25 steps a second.")
+    path: str | None = Field(None, description="Folder of the encoder, as save_pretrained writes it.")
+    precomputed: Precomputed | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        own: dict[str, tuple[str, ...]] = {
+            "log_mel": ("num_mels", "window_s", "hop_s", "stack"),
+            "waveform": (),
+            "encoder": ("path",),
+            "precomputed": ("precomputed",),
+        }
+        _check_kind(self, self.path, own[self.kind])
+        return self
 
 
 class VideoFeatures(Section):
-    """A descriptor of the tracked face."""
+    """What is seen: a descriptor of the tracked face, built in (`histogram`) or by a frozen encoder of transformers; or
+    what was made elsewhere (`precomputed`)."""
 
+    kind: Literal["histogram", "encoder", "precomputed"] = "histogram"
     frame_rate_hz: float = Field(12.5, gt=0, description="Steps a second, taken by time stamp.")
     face_size: int = Field(48, ge=16, description="Side of the face crop in pixels.")
     cell_size: int = Field(8, ge=4, description="Side of a cell of the gradient histograms in pixels.")
     num_orientations: int = Field(6, ge=2)
+    path: str | None = Field(None, description="Folder of the encoder, as save_pretrained writes it.")
+    precomputed: Precomputed | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        own: dict[str, tuple[str, ...]] = {
+            "histogram": ("face_size", "cell_size", "num_orientations"),
+            "encoder": ("path",),
+            "precomputed": ("precomputed",),
+        }
+        _check_kind(self, self.path, own[self.kind])
+        return self
 
 
 class TextFeatures(Section):
-    """Words of the transcript."""
+    """Words of the transcript: those that the training part uses most (`words`), or the pieces of a tokenizer."""
 
-    max_words: int = Field(64, ge=1)
+    kind: Literal["words", "pretrained"] = "words"
+    max_words: int = Field(64, ge=1, description="Words, or pieces of words, that are looked at.")
     vocabulary_size: int = Field(4096, ge=16)
+    path: str | None = Field(None, description="Folder or name on the hub of the model whose tokenizer it is.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        own = {"words": ("vocabulary_size",), "pretrained": ("path",)}
+        _check_kind(self, self.path, own[self.kind])
+        return self
 
 
 class Features(Section):
-    """What is computed from each clip, the same in training and in serving."""
+    """What is computed from each clip, the same in training and in serving; what is precomputed cannot be served."""
 
     audio: AudioFeatures = AudioFeatures()
     video: VideoFeatures = VideoFeatures()
@@ -127,19 +180,6 @@ class Features(Section):
     clips_per_shard: int = Field(128, ge=1)
 
 
-class Model(Section):
-    """The network: a module of components/models and its size."""
-
-    system: str = "trimodal"
-    width: int = Field(96, ge=8)
-    num_heads: int = Field(4, ge=1)
-    num_layers: int = Field(2, ge=1, description="Layers of the audio encoder and of each cross-modal block.")
-    dropout: float = Field(0.1, ge=0, lt=1)
-    modality_weights: tuple[float, float, float] = Field(
-        (0.4, 0.4, 0.2), description="Shares of audio, video and text in the fused sequence."
-    )
-
-
 class Optimization(Section):
     """Settings that both trainings share."""
 
@@ -149,6 +189,8 @@ class Optimization(Section):
     warmup_share: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
     clip_norm: float = Field(1.0, gt=0)
+    optimizer: Literal["adamw", "bert_adam"] = Field("adamw", description="bert_adam: without bias correction.")
+    schedule: Literal["cosine", "linear"] = Field("cosine", description="How the rate falls after the warm-up.")
     checkpoint_every_steps: int = Field(50, ge=1)
     num_workers: int = Field(2, ge=1)
 
@@ -165,12 +207,15 @@ class Pretrain(Optimization):
 
 
 class Finetune(Optimization):
-    """Classification with labels."""
+    """Learning the labels."""
 
     modality_dropout: float = Field(0.2, ge=0, lt=1, description="Chance that a present modality is left out.")
     time_mask_share: float = Field(0.2, ge=0, lt=1, description="Largest share of a clip's steps hidden in one block.")
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     label_share: float = Field(1.0, gt=0, le=1, description="Share of the labelled training clips used, by class.")
+    select_on_test: bool = Field(
+        False, description="Choose the epoch on the test part, as some papers do; marks every figure as optimistic."
+    )
 
 
 class Recipe(Section):
@@ -179,7 +224,7 @@ class Recipe(Section):
     ingest: Ingest = Ingest()
     synthetic: Synthetic = Synthetic()
     features: Features = Features()
-    model: Model = Model()
+    model: Model = Trimodal()
     pretrain: Pretrain = Pretrain()
     finetune: Finetune = Finetune()
 
@@ -205,28 +250,6 @@ class Params(Recipe):
     gates: Gates
 
 
-SectionType = TypeVar("SectionType", bound=BaseModel)
-
-
-def parse(model: type[SectionType], values: object, *, source: str) -> SectionType:
-    """Build `model` from plain values.
-
-    Raises:
-        ValueError: one line that names the source, the key, what is wrong, and for an unknown key the nearest one.
-    """
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{source}: expected settings by name, found {values!r}")
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = _known_keys(model, first["loc"][:-1])
-            raise ValueError(f"{source}: unknown key {where}{_nearest(str(first['loc'][-1]), known)}") from error
-        raise ValueError(f"{source}: {where} = {first['input']!r}: {first['msg']}") from error
-
-
 def load_choices(path: Path = CHOICES_FILE) -> Choices:
     """Read `params.yaml`; a missing file means the defaults.
 
@@ -247,16 +270,7 @@ def resolve(choices: Choices) -> Params:
     Raises:
         ValueError: there is no such recipe, or a key or value is wrong.
     """
-    path = RECIPES / f"{choices.recipe}.yaml"
-    if not path.exists():
-        raise ValueError(
-            f"unknown recipe {choices.recipe!r}{_nearest(choices.recipe, recipe_names())}; "
-            f"there are: {', '.join(recipe_names())}"
-        )
-    recipe = _read_yaml(path)
-    parse(Recipe, recipe, source=str(path))
-    parse(Recipe, choices.overrides, source="overrides")
-    merged = _merge(recipe, choices.overrides)
+    merged = _overridden(choices, source="overrides")
     chosen = choices.model_dump(mode="json", exclude={"overrides"})
     return parse(Params, {**merged, **chosen}, source=f"recipe {choices.recipe} with overrides")
 
@@ -290,10 +304,27 @@ def with_setting(choices: Choices, assignment: str) -> Choices:
     change: Any = yaml.safe_load(text)
     for part in reversed(key.split(".")):
         change = {part: change}
-    if key.split(".")[0] not in Choices.model_fields:
-        parse(Recipe, change, source="--set")
-        change = {"overrides": change}
-    return parse(Choices, _merge(choices.model_dump(mode="json"), change), source="--set")
+    is_choice = key.split(".")[0] in Choices.model_fields
+    change = change if is_choice else {"overrides": change}
+    changed = parse(Choices, merge(choices.model_dump(mode="json"), change), source="--set")
+    if not is_choice:
+        _overridden(changed, source="--set")
+    return changed
+
+
+def _overridden(choices: Choices, *, source: str) -> dict[str, Any]:
+    """The settings of the recipe that `choices` names, with its overrides on top; both are checked."""
+    path = RECIPES / f"{choices.recipe}.yaml"
+    if not path.exists():
+        raise ValueError(
+            f"unknown recipe {choices.recipe!r}{nearest(choices.recipe, recipe_names())}; "
+            f"there are: {', '.join(recipe_names())}"
+        )
+    # Every value written out: an override then meets the kind of the section that it changes.
+    recipe = parse(Recipe, _read_yaml(path), source=str(path)).model_dump(mode="json")
+    merged = merge(recipe, choices.overrides)
+    parse(Recipe, merged, source=source)
+    return merged
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -306,29 +337,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected settings by name, found {values!r}")
     return values
-
-
-def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(lower)
-    for key, value in upper.items():
-        below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    for part in location:
-        field = model.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        model = inner
-    return list(model.model_fields)
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"; did you mean {match[0]}?" if match else ""
 
 
 def main() -> None:

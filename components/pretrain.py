@@ -16,10 +16,14 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from components import cluster, models
-from components.batches import frame_statistics
+from components.batches import ClipSource, frame_statistics
+from components.features.text import load_tokenizer, mask_ids
 from components.masking import MaskSettings
+from components.masking_joint import JointMaskSettings, fill_bank
+from components.model_sizes import sizes
 from components.objectives import MaskedModelling, MatchedModelling, Objective
-from components.params import Params, Pretrain, load_params
+from components.objectives_audiovisual import JointMaskedModelling
+from components.params import Params, load_params
 from components.runs import fit_settings, output_folder, run_name
 from components.shards import ShardSet, open_split
 from components.stage import run_stage
@@ -39,11 +43,12 @@ def main() -> None:
     model = new_model(params, clips, features)
     history: list[HistoryRow] = []
     settings = params.pretrain
-    objective = new_objective(settings)
+    objective: Objective | None = None
     if settings.enabled:
+        objective = new_objective(params, clips, load_tokenizer(features / "tokenizer.json"))
         name = run_name(
             "pretrain",
-            sections=[params.model, params.pretrain, params.features],
+            sections=[params.model, settings, params.features],
             seed=params.seed,
             data=[features / "tokenizer.json", *(features / split for split in _SPLITS)],
         )
@@ -55,36 +60,44 @@ def main() -> None:
         history = state.history
     with output_folder(OUTPUT) as folder:
         models.save(model, folder)
-        write_losses(folder / "losses.csv", objective.names, history)
+        write_losses(folder / "losses.csv", objective.names if objective else (), history)
     if settings.enabled:
         cluster.forget(name)
 
 
 def new_model(params: Params, clips: ShardSet, features: Path) -> PreTrainedModel:
-    """A freshly drawn model for these features, which knows their mean and deviation."""
-    tokenizer = Tokenizer.from_file(str(features / "tokenizer.json"))
-    audio, video = params.features.audio, params.features.video
+    """A freshly drawn model for these features, which knows their mean and deviation if it normalises by them."""
+    tokenizer = load_tokenizer(features / "tokenizer.json")
     torch.manual_seed(params.seed)
-    model = models.build(
-        params.model.system,
-        audio_features=clips.widths[0],
-        video_features=clips.widths[1],
-        vocabulary_size=tokenizer.get_vocab_size(),
-        audio_step_s=audio.hop_s * audio.stack,
-        video_step_s=1.0 / video.frame_rate_hz,
-        width=params.model.width,
-        num_heads=params.model.num_heads,
-        num_layers=params.model.num_layers,
-        dropout=params.model.dropout,
-        modality_weights=list(params.model.modality_weights),
-    )
-    model.set_input_statistics(**vars(frame_statistics(clips)))  # type: ignore[operator]  # a Tensor, for mypy
+    model = models.build(params.model.system, **sizes(params, clips.widths, vocabulary_size=tokenizer.get_vocab_size()))
+    if hasattr(model, "set_input_statistics"):
+        model.set_input_statistics(**vars(frame_statistics(clips)))
     return model
 
 
-def new_objective(settings: Pretrain) -> Objective:
-    """What the model is asked for: rebuilding what is masked, and if it weighs anything, matching."""
-    masks = MaskSettings(settings.mask_share, settings.mask_span, settings.modality_mask_share)
+def new_objective(params: Params, clips: ClipSource, tokenizer: Tokenizer) -> Objective:
+    """What a system is asked for: rebuilding what is masked, and if it weighs anything, matching.
+
+    Raises:
+        ValueError: the system has no pre-training of its own, or not what the settings ask for.
+    """
+    settings, system = params.pretrain, params.model.system
+    if system == "speech_text":
+        raise ValueError("speech_text begins with pre-trained encoders: set pretrain.enabled=false")
+    if system == "audiovisual":
+        if settings.match_weight > 0:
+            raise ValueError("pretrain.match_weight: audiovisual has nothing to match; set it to 0")
+        # A span begins at so many of a clip's steps that, where none overlap, the share is masked.
+        joint = JointMaskSettings(settings.mask_share / settings.mask_span, settings.mask_span)
+        return JointMaskedModelling(fill_bank(clips, seed=params.seed), joint, settings.loss_weights[:2])
+    mask_id, first_id = mask_ids(tokenizer)
+    masks = MaskSettings(
+        settings.mask_share,
+        settings.mask_span,
+        settings.modality_mask_share,
+        mask_word_id=mask_id,
+        first_word_id=first_id,
+    )
     if settings.match_weight == 0:
         return MaskedModelling(masks, settings.loss_weights)
     return MatchedModelling(replace(masks, apart=True), (*settings.loss_weights, settings.match_weight))

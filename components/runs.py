@@ -21,7 +21,24 @@ from components.training import FitSettings
 
 _CODE = Path(__file__).parent
 # What decides the weights; storage, Ray and progress do not.
-_MODULES = ("batches.py", "masking.py", "objectives.py", "training.py", "metrics.py", "models")
+_MODULES = (
+    "answers.py",
+    "batches.py",
+    "masking.py",
+    "masking_joint.py",
+    "metrics.py",
+    "metrics_by_label.py",
+    "metrics_multilabel.py",
+    "metrics_regression.py",
+    "models",
+    "objectives.py",
+    "objectives_audiovisual.py",
+    "objectives_labels.py",
+    "optimizers.py",
+    "systems.py",
+    "task.py",
+    "training.py",
+)
 
 
 def run_name(stage: str, *, sections: Iterable[BaseModel], seed: int, data: Iterable[Path]) -> str:
@@ -50,6 +67,8 @@ def fit_settings(section: Optimization, *, seed: int) -> FitSettings:
         weight_decay=section.weight_decay,
         clip_norm=section.clip_norm,
         checkpoint_every_steps=section.checkpoint_every_steps,
+        optimizer=section.optimizer,
+        schedule=section.schedule,
     )
 
 

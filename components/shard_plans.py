@@ -19,13 +19,14 @@ from tokenizers import Tokenizer
 
 from components import compute
 from components.clip import Clip
-from components.features import clip_features
+from components.features import clip_features, precomputed
 from components.features.audio import audio_width
 from components.features.text import parse_tokenizer
 from components.features.video import video_width
 from components.media import Limits, MediaError, source_of
 from components.params import Features
 from components.shards import Example, ShardNotes, Skipped, read_notes, shard_name, write_shard
+from components.task import Task
 
 # A clip may be a few seconds of a long recording; what is decoded of it is bounded by the settings.
 _LIMITS = Limits(max_bytes=8 * 1024**3)
@@ -33,17 +34,17 @@ _LIMITS = Limits(max_bytes=8 * 1024**3)
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard that is to be written, and all that a task needs for it."""
+    """One shard that is to be written, and all that is needed for it; no `task` where labels are not wanted."""
 
     path: Path
     clips: tuple[Clip, ...]
     config: Features
     tokenizer: str
-    labels: tuple[str, ...]
+    task: Task | None
 
 
 def plan_shards(
-    clips: Sequence[Clip], folder: Path, config: Features, tokenizer: Tokenizer, labels: tuple[str, ...]
+    clips: Sequence[Clip], folder: Path, config: Features, tokenizer: Tokenizer, task: Task | None
 ) -> list[ShardPlan]:
     """Divide clips among shards: mixed by a hash of their names, and one empty shard where there are no clips."""
     mixed = sorted(clips, key=lambda clip: hashlib.sha256(clip.clip_id.encode()).digest())
@@ -53,7 +54,7 @@ def plan_shards(
             clips=tuple(mixed[first : first + config.clips_per_shard]),
             config=config,
             tokenizer=tokenizer.to_str(),
-            labels=labels,
+            task=task,
         )
         for number, first in enumerate(range(0, max(1, len(mixed)), config.clips_per_shard))
     ]
@@ -105,12 +106,13 @@ def write_plan(plan: ShardPlan) -> None:
             recording = clip_features.record(
                 audio=audio, video=video, config=plan.config, start_s=clip.start_s, end_s=clip.end_s, limits=_LIMITS
             )
+            given = precomputed.read(clip, plan.config)
         except MediaError as error:
             skipped.append(Skipped(clip.clip_id, error.code))
             continue
-        features, warnings = clip_features.compute(recording, clip.transcript, plan.config, tokenizer)
+        features, warnings = clip_features.compute(recording, clip.transcript, plan.config, tokenizer, given=given)
         num_warnings.update(warnings)
-        values = tuple(clip.labels.get(label, 0.0) for label in plan.labels) if clip.labels else ()
+        values = plan.task.row(clip.labels) if plan.task and clip.labels else ()
         examples.append(Example(clip.clip_id, clip.speaker_id, values, features))
     widths = (audio_width(plan.config.audio), video_width(plan.config.video))
     write_shard(plan.path, examples, widths=widths, notes=ShardNotes(tuple(skipped), num_warnings))

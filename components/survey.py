@@ -26,7 +26,7 @@ _MAX_ATTEMPTS: Final = 2
 
 
 @dataclass(frozen=True)
-class Task:
+class Candidate:
     """One clip to inspect; one with a `plan` instead of a `clip` is rendered into `media_folder` before.
 
     Attributes:
@@ -67,39 +67,39 @@ Outcome = Inspected | Rejection
 _OUTCOME: Final[TypeAdapter[Outcome]] = TypeAdapter(Outcome)
 
 
-def carry_out(task: Task) -> Outcome:
-    """Render the task's recording if it is generated, and inspect it."""
-    clip = task.clip
+def carry_out(candidate: Candidate) -> Outcome:
+    """Render the candidate's recording if it is generated, and inspect it."""
+    clip = candidate.clip
     if clip is None:
-        module = datasets.load(task.corpus)
+        module = datasets.load(candidate.corpus)
         assert isinstance(module, datasets.GeneratedModule)
-        assert task.plan is not None
-        clip = module.render(task.plan, Path(task.media_folder))
+        assert candidate.plan is not None
+        clip = module.render(candidate.plan, Path(candidate.media_folder))
     try:
-        found = inspect(_with_folder(clip, task), task.bounds)
+        found = inspect(_with_folder(clip, candidate), candidate.bounds)
     except (MediaError, ClipError) as error:
-        return Rejection(task.clip_id, task.uri, error.code, str(error))
+        return Rejection(candidate.clip_id, candidate.uri, error.code, str(error))
     # A generated file is named relative to the clips folder: the folder may move, and its bytes must not change.
-    return replace(found, clip=clip) if task.clip is None else found
+    return replace(found, clip=clip) if candidate.clip is None else found
 
 
-def survey(tasks: Sequence[Task], work: Callable[[Task], Outcome] = carry_out) -> list[Outcome]:
-    """The outcome of each task, in their order.
+def survey(candidates: Sequence[Candidate], work: Callable[[Candidate], Outcome] = carry_out) -> list[Outcome]:
+    """The outcome of each candidate, in their order.
 
     A file that takes its whole process down (a crash in a decoder, memory gone) costs that clip only: Ray starts
     the lost block again, and a clip that was begun twice and never ended is rejected as `decoder-crashed`.
     """
-    if not tasks:
+    if not candidates:
         return []
     compute.connect()
     outcomes: dict[int, Outcome] = {}
-    num_blocks = min(-(-len(tasks) // _CLIPS_PER_BLOCK), _MAX_BLOCKS)
+    num_blocks = min(-(-len(candidates) // _CLIPS_PER_BLOCK), _MAX_BLOCKS)
     context = ray.data.DataContext.get_current()
     had_bars, context.enable_progress_bars = context.enable_progress_bars, False
     try:
         with tempfile.TemporaryDirectory(prefix="affect-begun-") as begun:
             rows = ray.data.from_items(
-                [{"index": index, "task": task} for index, task in enumerate(tasks)], override_num_blocks=num_blocks
+                [{"index": index, "candidate": candidate} for index, candidate in enumerate(candidates)], override_num_blocks=num_blocks
             ).map(
                 partial(_step, work=work, begun=begun),
                 num_cpus=1,
@@ -107,36 +107,36 @@ def survey(tasks: Sequence[Task], work: Callable[[Task], Outcome] = carry_out) -
             )
             for row in rows.iter_rows():
                 outcomes[int(row["index"])] = _OUTCOME.validate_json(row["outcome"])
-                if len(outcomes) % 50 == 0 or len(outcomes) == len(tasks):
-                    progress(stage="ingest", done=len(outcomes), total=len(tasks), message=f"{len(outcomes)} clips")
+                if len(outcomes) % 50 == 0 or len(outcomes) == len(candidates):
+                    progress(stage="ingest", done=len(outcomes), total=len(candidates), message=f"{len(outcomes)} clips")
     finally:
         context.enable_progress_bars = had_bars
-    return [outcomes[index] for index in range(len(tasks))]
+    return [outcomes[index] for index in range(len(candidates))]
 
 
-def _step(row: dict[str, Any], work: Callable[[Task], Outcome], begun: str) -> dict[str, Any]:
+def _step(row: dict[str, Any], work: Callable[[Candidate], Outcome], begun: str) -> dict[str, Any]:
     """Do one task in a worker, with a file in the folder `begun` that is as long as it was begun often."""
     # One process a core: threads inside it would only get in each other's way.
     cv2.setNumThreads(1)
-    index, task = row["index"], row["task"]
+    index, candidate = row["index"], row["candidate"]
     mark = Path(begun) / str(index)
     mark.parent.mkdir(exist_ok=True)
     with mark.open("ab") as file:
         file.write(b".")
     if mark.stat().st_size > _MAX_ATTEMPTS:
         detail = "the process that decoded it ended: make the file again from its source"
-        outcome: Outcome = Rejection(task.clip_id, task.uri, "decoder-crashed", detail)
+        outcome: Outcome = Rejection(candidate.clip_id, candidate.uri, "decoder-crashed", detail)
     else:
-        outcome = work(task)
+        outcome = work(candidate)
     mark.unlink()
     return {"index": index, "outcome": _OUTCOME.dump_json(outcome)}
 
 
-def _with_folder(clip: Clip, task: Task) -> Clip:
-    if task.clip is not None:
+def _with_folder(clip: Clip, candidate: Candidate) -> Clip:
+    if candidate.clip is not None:
         return clip
 
     def placed(uri: str | None) -> str | None:
-        return None if uri is None else str(Path(task.media_folder) / uri)
+        return None if uri is None else str(Path(candidate.media_folder) / uri)
 
     return replace(clip, audio_uri=placed(clip.audio_uri), video_uri=placed(clip.video_uri))

@@ -13,18 +13,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from components.answers import Judge, to_answers
 from components.batches import ClipSource, collate, costs, plan_epoch, share
 from components.clip import Modality
 from components.masking import Moment
-from components.metrics import macro_f1
 from components.objectives import Objective, Terms
+from components.objectives_labels import LossOfMeans, loss_and_slopes
+from components.optimizers import BertAdam, linear_schedule
+from components.task import Task
 
 _LARGEST_NAMED_CLIPS: Final = 8
 
@@ -69,11 +72,13 @@ class FitSettings:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     checkpoint_every_steps: int = 50
+    optimizer: Literal["adamw", "bert_adam"] = "adamw"
+    schedule: Literal["cosine", "linear"] = "cosine"
 
 
 @dataclass(frozen=True)
 class HistoryRow:
-    """Losses of one epoch on one split; `score` is the macro-F1, where there are labels to validate on."""
+    """Losses of one epoch on one split; `score` is the judge's figure, where there is validation."""
 
     step: int
     epoch: int
@@ -89,7 +94,7 @@ class TrainingState:
 
     Attributes:
         step, epoch, batch: steps done, and the place of the next batch in the plan.
-        weights, optimizer: state dictionaries of the model and of AdamW.
+        weights, optimizer: state dictionaries of the model and of its optimizer.
         sums_L, counts_L: terms of the loss so far in this epoch.
         best_weights, best_epoch, best_score: where validation was best; empty, -1 and -inf without validation.
         history: one row an epoch and split.
@@ -110,6 +115,14 @@ class TrainingState:
     finished: bool = False
 
 
+@dataclass(frozen=True)
+class Validation:
+    """Clips on which the best epoch is found, and who judges it."""
+
+    clips: ClipSource
+    judge: Judge
+
+
 def _ignore(_state: object) -> None:
     """Do nothing with a state: the default of `fit`'s callbacks."""
 
@@ -120,7 +133,7 @@ def fit(
     objective: Objective,
     settings: FitSettings,
     *,
-    validation: ClipSource | None = None,
+    validation: Validation | None = None,
     group: Group = Alone(),  # frozen and without state
     state: TrainingState | None = None,
     on_checkpoint: Callable[[TrainingState], None] = _ignore,
@@ -128,7 +141,7 @@ def fit(
 ) -> TrainingState:
     """Train `model` in place until all epochs are done, from `state` if there is one.
 
-    With `validation` the epoch of the best macro-F1 there is kept (the earlier of equals). `on_checkpoint` gets
+    With `validation` the epoch that its judge finds best is kept (the earlier of equals). `on_checkpoint` gets
     the state every `checkpoint_every_steps` and at the end of each epoch, `on_epoch` at the latter only; it is
     called on every worker, and must copy what it keeps: the weights in it are the live ones.
 
@@ -159,7 +172,7 @@ def fit(
                 on_checkpoint(_snapshot(state, model, optimizer))
         state.history.append(_row(state, "train", objective, state.sums_L, state.counts_L))
         if validation is not None:
-            _validate(model, validation, objective, settings, state, group)
+            _validate(model, validation, settings, state, group)
         state.epoch, state.batch, (state.sums_L, state.counts_L) = state.epoch + 1, 0, _zeros(objective)
         state.finished = state.epoch == settings.num_epochs
         on_checkpoint(_snapshot(state, model, optimizer))
@@ -168,13 +181,18 @@ def fit(
 
 
 def predict(
-    model: nn.Module, source: ClipSource, *, batch_size: int = 64, drop: Collection[Modality] = ()
+    model: nn.Module,
+    source: ClipSource,
+    *,
+    batch_size: int = 64,
+    drop: Collection[Modality] = (),
+    task: Task | None = None,
 ) -> NDArray[np.float32]:
-    """(N, C) probabilities in the order of `source`, without the modalities in `drop`.
+    """(N, C) answers in the order of `source`, without the modalities in `drop`; see `answers.to_answers`.
 
     A clip that has none of the remaining modalities gets what the model says to silence in the dark.
     """
-    return _predict(model, source, np.arange(len(source)), batch_size=batch_size, drop=drop)
+    return _predict(model, source, np.arange(len(source)), batch_size=batch_size, drop=drop, task=task)
 
 
 def _train_step(
@@ -197,8 +215,8 @@ def _train_step(
     group.add(totals_2L)
     if not bool(totals_2L.isfinite().all()):
         raise _non_finite(train, batch_N, state)
-    weights_L = torch.tensor(objective.weights, device=device, dtype=torch.float64)
-    loss = (terms.sums_L * (weights_L / totals_2L[1].clamp(min=1)).float()).sum()
+    _, slopes_L = loss_and_slopes(objective, Terms(totals_2L[0], totals_2L[1]))
+    loss = (terms.sums_L * slopes_L.to(terms.sums_L.dtype)).sum()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     parameters = [parameter for block in optimizer.param_groups for parameter in block["params"]]
@@ -223,24 +241,23 @@ def _add_gradients(parameters: list[nn.Parameter], group: Group) -> None:
 
 def _validate(
     model: nn.Module,
-    validation: ClipSource,
-    objective: Objective,
+    validation: Validation,
     settings: FitSettings,
     state: TrainingState,
     group: Group,
 ) -> None:
     """Score the epoch on the validation clips and keep its weights if they are the best so far."""
-    labels_NC = np.asarray(validation.labels_NC, dtype=np.float32)
-    mine = np.arange(group.rank, len(validation), group.num_workers)
-    probabilities_NC = torch.zeros(labels_NC.shape, dtype=torch.float32)
-    probabilities_NC[mine] = torch.from_numpy(_predict(model, validation, mine, batch_size=settings.batch_size))
-    probabilities_NC = probabilities_NC.to(next(model.parameters()).device)
-    group.add(probabilities_NC)
-    found_NC = probabilities_NC.cpu().numpy().astype(np.float64)
-    losses_N = -(labels_NC * np.log(found_NC.clip(1e-9))).sum(axis=1) / labels_NC.sum(axis=1)
-    score = float(macro_f1(labels_NC.argmax(axis=1), found_NC.argmax(axis=1), labels_NC.shape[1]))
-    row = _row(state, "validation", objective, [float(losses_N.sum())], [float(len(losses_N))], score)
-    state.history.append(row)
+    clips, judge = validation.clips, validation.judge
+    labels_NC = np.asarray(clips.labels_NC, dtype=np.float32)
+    mine = np.arange(group.rank, len(clips), group.num_workers)
+    answers_NC = torch.zeros(labels_NC.shape, dtype=torch.float32)
+    answers_NC[mine] = torch.from_numpy(_predict(model, clips, mine, batch_size=settings.batch_size, task=judge.task))
+    answers_NC = answers_NC.to(next(model.parameters()).device)
+    group.add(answers_NC)
+    found_NC = answers_NC.cpu().numpy().astype(np.float64)
+    total, count = judge.loss(labels_NC, found_NC)
+    loss, score = total / max(count, 1.0), judge.score(labels_NC, found_NC)
+    state.history.append(HistoryRow(state.step, state.epoch, "validation", loss, (loss,), score))
     if score > state.best_score:
         state.best_score, state.best_epoch = score, state.epoch
         state.best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
@@ -253,8 +270,9 @@ def _predict(
     *,
     batch_size: int,
     drop: Collection[Modality] = (),
+    task: Task | None = None,
 ) -> NDArray[np.float32]:
-    """(N, C) probabilities of some clips of a source, in the order of `indices`."""
+    """(N, C) answers about some clips of a source, in the order of `indices`."""
     device = next(model.parameters()).device
     order = np.argsort(costs(source)[indices], kind="stable") if len(indices) else indices
     rows: list[NDArray[np.float32]] = []
@@ -263,13 +281,13 @@ def _predict(
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
             batch = collate(source, indices[order[start : start + batch_size]]).to(device).without(drop)
-            rows.append(model(**batch.inputs()).logits_BC.softmax(dim=1).cpu().numpy())
+            rows.append(to_answers(model(**batch.inputs()).logits_BC, task).cpu().numpy())
     model.train(was_training)
     if not rows:
         return np.zeros((0, np.asarray(source.labels_NC).shape[1]), dtype=np.float32)
-    probabilities_NC = np.concatenate(rows)
-    result_NC = np.empty_like(probabilities_NC)
-    result_NC[order] = probabilities_NC
+    answers_NC = np.concatenate(rows)
+    result_NC = np.empty_like(answers_NC)
+    result_NC[order] = answers_NC
     return result_NC
 
 
@@ -282,12 +300,19 @@ def _optimizer(parameters: list[nn.Parameter], settings: FitSettings) -> torch.o
     # Norms, biases and single learned vectors are not shrunk: their size carries meaning.
     matrices = [parameter for parameter in parameters if parameter.ndim > 1]
     vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    if settings.optimizer == "bert_adam":
+        return BertAdam(groups, lr=settings.learning_rate)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
 def _learning_rate(settings: FitSettings, step: int, num_steps: int) -> float:
-    """Linear warm-up, then half a cosine down to zero: a function of the step alone."""
+    """Linear warm-up, then down to zero in half a cosine or in a line: a function of the step alone."""
+    if settings.schedule == "linear":
+        return settings.learning_rate * linear_schedule(step, num_steps, warmup_share=settings.warmup_share)
     num_warmup = max(1, round(settings.warmup_share * num_steps))
     if step < num_warmup:
         return settings.learning_rate * (step + 1) / num_warmup
@@ -301,16 +326,14 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -
 
 
 def _row(
-    state: TrainingState,
-    split: str,
-    objective: Objective,
-    sums_L: list[float],
-    counts_L: list[float],
-    score: float | None = None,
+    state: TrainingState, split: str, objective: Objective, sums_L: list[float], counts_L: list[float]
 ) -> HistoryRow:
     terms = tuple(total / max(count, 1.0) for total, count in zip(sums_L, counts_L, strict=True))
-    loss = sum(weight * term for weight, term in zip(objective.weights, terms, strict=False))
-    return HistoryRow(state.step, state.epoch, split, loss, terms, score)
+    if isinstance(objective, LossOfMeans):
+        loss = float(objective.loss(torch.tensor(terms, dtype=torch.float64)))
+    else:
+        loss = sum(weight * term for weight, term in zip(objective.weights, terms, strict=True))
+    return HistoryRow(state.step, state.epoch, split, loss, terms)
 
 
 def _zeros(objective: Objective) -> tuple[list[float], list[float]]:

@@ -131,6 +131,40 @@ def releases(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Corpus that anybody may download: ravdess or crema_d.")],
+    to: Annotated[Path | None, typer.Option(help="Folder for it; else one below .affect/corpora.")] = None,
+    only: Annotated[str, typer.Option(help="Parts whose names fit, such as 'Audio*'.")] = "*",
+    keep_archives: Annotated[bool, typer.Option(help="Keep the archives beside what was in them.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a corpus and verify it. The same command goes on where a former one stopped."""
+    from components import catalogue
+    from components import fetch as fetching
+
+    with _told_errors():
+        release = catalogue.release(name)
+        folder = (to or load_settings().home / "corpora" / name).expanduser().resolve()
+        _tell(f"{name}, {release.licence}, into {folder}")
+        parts = fetching.fetch(release, folder, only=only, keep_archives=keep_archives, tell=_tell)
+        document = {"dataset": name, "root": str(folder), "parts": [asdict(part) for part in parts]}
+        _answer(
+            document, as_json, lambda: print(f"{len(parts)} parts in {folder}: --dataset {name} --data-root {folder}")
+        )
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the recipes: the system of each, what it looks at, and the number of its parameters."""
+    from components import recipe_models
+    from flows import summary
+
+    with _told_errors():
+        listed = [asdict(entry) for entry in recipe_models.entries()]
+        _answer(listed, as_json, lambda: summary.show_models(listed))
+
+
+@app.command()
 def bench(
     name: Annotated[str | None, typer.Argument(help="Benchmark of tests/benchmarks; none runs all.")] = None,
     as_json: AsJson = False,

@@ -115,6 +115,15 @@ def show_releases(log: list[dict[str, Any]]) -> None:
     _console.print(table)
 
 
+def show_models(listed: list[dict[str, Any]]) -> None:
+    """Print the recipes and their models for a person."""
+    table = Table("recipe", "system", "parameters", "audio", "video", "text")
+    for entry in listed:
+        names = (str(entry[key]) for key in ("audio", "video", "text"))
+        table.add_row(entry["recipe"], entry["system"], f"{entry['num_parameters']:,}", *names)
+    _console.print(table)
+
+
 def show_status(now: laptop.Status) -> None:
     """Print the platform's state for a person."""
     for name, runs in (("Prefect", now.prefect), ("Ray", now.ray), ("deployments", now.runner)):

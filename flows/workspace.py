@@ -6,6 +6,7 @@ is started again goes on where it stopped, and two different runs cannot touch e
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import shutil
 import uuid
@@ -15,8 +16,10 @@ from pathlib import Path
 
 from components import datasets
 from components.clip import Clip
+from components.features import precomputed
 from components.params import Choices, Corpus, resolve, to_yaml
 from components.settings import PROJECT_ROOT, Settings
+from components.task import Task
 
 _CODE = ("components", "dvc.yaml", "requirements.lock")
 _DIGEST_LENGTH = 12
@@ -34,12 +37,13 @@ def prepare(choices: Choices, settings: Settings) -> Workspace:
     """Make, or find again, the folder of the run that these choices describe.
 
     Raises:
-        ValueError: the recipe, a setting or a corpus folder does not exist.
+        ValueError: the recipe, a setting, a task, a protocol or a corpus folder does not exist.
     """
+    datasets.protocol_of(choices.finetune_on, resolve(choices).ingest)
     choices = choices.model_copy(
         update={
-            "finetune_on": _fingerprinted(choices.finetune_on),
-            "pretrain_on": choices.pretrain_on and _fingerprinted(choices.pretrain_on),
+            "finetune_on": _fingerprinted(choices.finetune_on, datasets.task_of(choices.finetune_on)),
+            "pretrain_on": choices.pretrain_on and _fingerprinted(choices.pretrain_on, None),
         }
     )
     digest = run_digest(choices)
@@ -108,8 +112,8 @@ def check_corpus(corpus: Corpus) -> Corpus:
     return corpus.model_copy(update={"root": str(root)})
 
 
-def _fingerprinted(corpus: Corpus) -> Corpus:
-    """The corpus with the digest of what lies there.
+def _fingerprinted(corpus: Corpus, asked: Task | None) -> Corpus:
+    """The corpus with the digest of what lies there, with the labels of the task that is asked.
 
     The digest is over each clip as it is read and the size and time of its files, which is what DVC itself goes
     by before it reads a file; a generated corpus follows from its parameters and needs none.
@@ -118,12 +122,25 @@ def _fingerprinted(corpus: Corpus) -> Corpus:
     if corpus.root is None:
         return corpus
     digest = hashlib.sha256()
-    for found in datasets.load(corpus.dataset).read(Path(corpus.root)):
+    for found in datasets.load(corpus.dataset).read(Path(corpus.root), asked):
         digest.update(repr(found).encode())
         uris = {found.audio_uri, found.video_uri} if isinstance(found, Clip) else {found.uri}
         for uri in sorted(filter(None, uris)):
             digest.update(_status(Path(uri)).encode())
     return corpus.model_copy(update={"fingerprint": digest.hexdigest()[:_DIGEST_LENGTH]})
+
+
+def _with_features_fingerprinted(choices: Choices) -> Choices:
+    """The choices with the digest of the precomputed features that they name, which lie outside of the run, too."""
+    overrides = copy.deepcopy(choices.overrides)
+    features = resolve(choices).features
+    for name, section in (("audio", features.audio), ("video", features.video)):
+        if section.precomputed is not None:
+            found = precomputed.fingerprint(section.precomputed)
+            made = section.precomputed.model_copy(update={"fingerprint": found}).model_dump(mode="json")
+            changed = overrides.setdefault("features", {}).setdefault(name, {})
+            changed.update({"kind": "precomputed", "precomputed": made})
+    return choices.model_copy(update={"overrides": overrides})
 
 
 def _status(file: Path) -> str:

@@ -28,7 +28,7 @@ SPLIT_OF_SPEAKER: dict[str, Split] = {
     "speaker-004": "test",
     "speaker-005": "test",
 }
-LABELS = synthetic.LABELS or ()
+LABELS = synthetic.LABELS
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from components import ingest
+from components import ingest, task
 from components.clip import SPLITS
 from components.extract import extract, extract_clips
 from components.features import clip_features, text
@@ -30,6 +30,7 @@ from tests.test_features import film, voice
 CONFIG = Features(clips_per_shard=5)
 NUM_CLIPS = 24
 LABELS = ["happy", "sad"]
+TASK = task.Task("classes", tuple(LABELS), source="made up")
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def clips_folder(tmp_path: Path) -> Path:
     write_mp4(folder / "media" / "face.mp4", frames, frame_rate_hz=25, waveform_T=voice(0.8), sample_rate_hz=16_000)
     rows = [_row(folder, number) for number in range(NUM_CLIPS)]
     pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), folder / "clips.parquet")
-    (folder / "labels.json").write_text(json.dumps(LABELS))
+    task.write(folder, TASK)
     return folder
 
 
@@ -93,8 +94,10 @@ def test_stage_writes_the_same_features_as_serving_computes(clips_folder: Path) 
         "preprocess.json",
         "skipped.json",
         "summary.json",
+        "task.json",
         "tokenizer.json",
     }
+    assert task.read(target) == TASK
     assert Features.model_validate_json(first["preprocess.json"]) == CONFIG
     assert json.loads(first["summary.json"]) == {"num_clips": NUM_CLIPS, "num_skipped": 0, "num_warnings": {}}
     tokenizer = text.load_tokenizer(target / "tokenizer.json")
@@ -158,7 +161,7 @@ def test_clips_are_extracted_again_with_other_settings(clips_folder: Path, tmp_p
     other = CONFIG.model_copy(update={"audio": CONFIG.audio.model_copy(update={"num_mels": 20})})
     tokenizer = text.fit_tokenizer([], other.text)
     folder = tmp_path / "again"
-    skipped = extract_clips(clips, config=other, tokenizer=tokenizer, labels=LABELS, folder=folder)
+    skipped = extract_clips(clips, config=other, tokenizer=tokenizer, folder=folder)
     assert skipped == [Skipped("clip-04", "missing")]
     source = ShardSet(sorted(folder.glob("*.arrow")))
     assert sorted(source.clip_ids) == ["clip-01", "clip-02", "clip-03", "clip-05"]

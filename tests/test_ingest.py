@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,27 +15,29 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from components import ingest, media, params, splits
-from components.clip import Clip
+from components import datasets, ingest, media, params, splits, task
+from components.clip import SPLITS, Clip
 from components.inspection import Bounds
-from components.survey import Outcome, Rejection, Task, carry_out, survey
+from components.survey import Candidate, Outcome, Rejection, carry_out, survey
 from tests.conftest import SHARED_DATA
 
 pytestmark = pytest.mark.usefixtures("ray_address")
 
 SMALL = {"synthetic": {"num_speakers": 6, "num_labelled": 36, "num_unlabelled": 12}}
 EMOTIONS = ("happy", "sad")
+TASK = task.Task("classes", EMOTIONS)
 
 
 def resolved(
     dataset: str = "synthetic",
     root: Path | None = None,
     *,
+    asked: str | None = None,
     pretrain_on: params.Corpus | None = None,
     seed: int = 0,
     **overrides: object,
 ) -> params.Params:
-    corpus = params.Corpus(dataset=dataset, root=None if root is None else str(root))
+    corpus = params.Corpus(dataset=dataset, root=None if root is None else str(root), task=asked)
     choices = params.Choices(finetune_on=corpus, pretrain_on=pretrain_on, seed=seed, overrides={**SMALL, **overrides})
     return params.resolve(choices)
 
@@ -84,6 +87,8 @@ def test_generated_corpus_is_whole(generated: Path) -> None:
     assert summary["num_clips"] == dict(Counter(row["split"] for row in rows))
     assert summary["num_rejected"] == summary["num_unlabelled_held_back"] == 0
     assert json.loads((generated / "labels.json").read_text())[:2] == ["neutral", "happy"]
+    assert task.read(generated) == datasets.task_of(params.Corpus())
+    assert summary["protocol"] is None
     for row in rows:
         clip = ingest.to_clip(row)
         assert clip.video_uri is not None
@@ -229,26 +234,93 @@ def test_settings_that_contradict_the_corpus(tmp_path: Path) -> None:
         ingest.ingest(resolved(pretrain_on=params.Corpus()), tmp_path / "clips")
     with pytest.raises(ValueError, match="Zenodo record 1188976"):
         ingest.ingest(resolved("ravdess", tmp_path / "nowhere"), tmp_path / "clips")
+    with pytest.raises(ValueError, match="ravdess has no task 'emotions'; did you mean emotion"):
+        ingest.ingest(resolved("ravdess", tmp_path, asked="emotions"), tmp_path / "clips")
+    with pytest.raises(ValueError, match="its data name their labels, leave task empty"):
+        ingest.ingest(resolved("table", tmp_path / "my.csv", asked="emotion"), tmp_path / "clips")
+    with pytest.raises(ValueError, match="ravdess has no protocol 'actor'; did you mean actors"):
+        ingest.ingest(resolved("ravdess", tmp_path, ingest={"protocol": "actor"}), tmp_path / "clips")
+    extra = params.Corpus(dataset="ravdess", root=str(tmp_path), task="emotion")
+    with pytest.raises(ValueError, match="pre-training uses no labels, leave it empty"):
+        ingest.ingest(resolved(pretrain_on=extra), tmp_path / "clips")
     with pytest.raises(FileNotFoundError, match="run the ingest stage"):
         ingest.read_clips(tmp_path / "clips")
     assert not list(tmp_path.iterdir())
 
 
-def _crash_on_second(task: Task) -> Outcome:
-    if task.clip_id == "c1":
+def _crash_on_second(candidate: Candidate) -> Outcome:
+    if candidate.clip_id == "c1":
         os.kill(os.getpid(), signal.SIGKILL)
-    return carry_out(task)
+    return carry_out(candidate)
 
 
 def test_file_that_kills_its_process_costs_one_clip() -> None:
     bounds = Bounds(0.3, 60.0, None)
-    tasks = [
-        Task("table", False, bounds, "", clip=Clip(f"c{number}", "ann", transcript="words")) for number in range(4)
+    candidates = [
+        Candidate("table", False, bounds, "", clip=Clip(f"c{number}", "ann", transcript="words")) for number in range(4)
     ]
-    outcomes = survey(tasks, _crash_on_second)
+    outcomes = survey(candidates, _crash_on_second)
     assert [isinstance(outcome, Rejection) for outcome in outcomes] == [False, True, False, False]
     assert isinstance(outcomes[1], Rejection)
     assert outcomes[1].reason == "decoder-crashed"
+
+
+def make_crema_d(root: Path, actors: Sequence[int]) -> None:
+    """Three clips an actor; the crowd agrees with what was acted, but hears a joy where fear was acted."""
+    rows = ['"","A","D","F","H","N","S","fileName"']
+    for actor in actors:
+        for emotion, votes in (("ANG", "9,1,0,0,0,0"), ("FEA", "0,0,4,6,0,0"), ("NEU", "0,0,0,0,0,0")):
+            name = f"{actor}_IEO_{emotion}_XX"
+            beep(root / "AudioWAV" / f"{name}.wav", frequency_hz=100 + actor % 100 + ord(emotion[0]))
+            rows.append(f'"{300_000 + len(rows)}",{votes},"{name}"')
+    (root / "processedResults").mkdir()
+    (root / "processedResults/tabulatedVotes.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_fold_of_a_published_protocol_with_soft_labels(tmp_path: Path) -> None:
+    make_crema_d(tmp_path / "crema", (1001, 1018, 1019, 1040, 1060, 1091))
+    chosen = resolved("crema_d", tmp_path / "crema", asked="crowd", ingest={"protocol": "actors", "fold": 4})
+    ingest.ingest(chosen, tmp_path / "clips")
+    rows = ingest.read_clips(tmp_path / "clips").to_pylist()
+    speakers = {split: {row["speaker_id"] for row in rows if row["split"] == split} for split in SPLITS}
+    # The last fold tests, the first one validates; what nobody voted on may be seen of training actors only.
+    training = {"1019", "1040", "1060"}
+    expected = {"train": training, "validation": {"1001", "1018"}, "test": {"1091"}, "unlabelled": training}
+    assert speakers == expected
+    assert {tuple(row["labels"]) for row in rows if row["split"] == "test"} == {
+        (("anger", 0.9), ("disgust", 0.1)),
+        (("fear", 0.4), ("happy", 0.6)),
+    }
+    asked = task.read(tmp_path / "clips")
+    assert (asked.kind, asked.name, asked.labels[0]) == ("classes", "crowd", "anger")
+    assert asked.source == "shares of the crowd's votes on voice and face together"
+    summary = json.loads((tmp_path / "clips/summary.json").read_text())
+    assert (summary["task"], summary["protocol"], summary["fold"]) == ("crowd", "actors", 4)
+    assert summary["num_unlabelled_held_back"] == 3
+
+
+def test_folds_by_speaker_cover_a_corpus_without_protocol(tmp_path: Path) -> None:
+    root = make_table(tmp_path, make_corpus(tmp_path, num_speakers=6))
+    tested: Counter[str] = Counter()
+    for fold in range(3):
+        ingest.ingest(resolved("table", root, ingest={"num_folds": 3, "fold": fold}), tmp_path / "clips")
+        rows = ingest.read_clips(tmp_path / "clips").to_pylist()
+        of_split = {split: {row["speaker_id"] for row in rows if row["split"] == split} for split in SPLITS}
+        assert of_split["test"] | of_split["validation"] | of_split["train"] == {f"s{number}" for number in range(6)}
+        assert sum(len(found) for found in of_split.values()) == 6
+        assert of_split["validation"]
+        tested.update(of_split["test"])
+    assert tested == Counter(f"s{number}" for number in range(6))
+    with pytest.raises(ValueError, match="ingest.fold = 3: 3 folds by speaker has 3 folds, 0 to 2"):
+        ingest.ingest(resolved("table", root, ingest={"num_folds": 3, "fold": 3}), tmp_path / "clips")
+
+
+def test_corpus_of_nothing_but_refused_files_says_why(tmp_path: Path) -> None:
+    (tmp_path / "AudioWAV").mkdir()
+    stub = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    (tmp_path / "AudioWAV/1001_IEO_ANG_XX.wav").write_bytes(stub)
+    with pytest.raises(ValueError, match=r"no usable clips: 1 files refused, such as .*ANG_XX\.wav: a git-lfs pointer"):
+        ingest.ingest(resolved("crema_d", tmp_path), tmp_path / "clips")
 
 
 def many_clips(num_speakers: int, *, split: bool = False) -> list[Clip]:
@@ -270,9 +342,9 @@ def test_splits_are_seeded_sized_and_class_complete() -> None:
     clips = many_clips(24)
     # One class has few speakers: a careless draw would leave a split without it.
     clips = [clip for clip in clips if "sad" not in clip.labels or clip.speaker_id in ("s03", "s11", "s17", "s20")]
-    division = splits.divide(clips, params.Ingest(), 0)
-    assert division == splits.divide(clips, params.Ingest(), 0)
-    assert len({tuple(sorted(splits.divide(clips, params.Ingest(), seed).items())) for seed in range(5)}) > 1
+    division = splits.divide(clips, params.Ingest(), task=TASK, seed=0)
+    assert division == splits.divide(clips, params.Ingest(), task=TASK, seed=0)
+    assert len({tuple(sorted(splits.divide(clips, params.Ingest(), task=TASK, seed=seed).items())) for seed in range(5)}) > 1
     assert Counter(division.values()) == {"train": 14, "validation": 4, "test": 6}
     for split in ("train", "validation", "test"):
         assert {"happy", "sad"} == {name for c in clips if division[c.speaker_id] == split for name in c.labels}
@@ -283,27 +355,27 @@ def test_speakers_without_unlabelled_clips_are_held_out_first() -> None:
     talkative = {"s00", "s01", "s02", "s03", "s04", "s05"}
     clips += [Clip(f"{name}-free", name, transcript="") for name in sorted(talkative)]
     for seed in range(5):
-        division = splits.divide(clips, params.Ingest(), seed)
+        division = splits.divide(clips, params.Ingest(), task=TASK, seed=seed)
         assert {name for name, split in division.items() if split != "train"} <= {"s06", "s07", "s08", "s09"}
 
 
 def test_named_test_speakers_and_own_splits() -> None:
     clips = many_clips(8)
-    division = splits.divide(clips, params.Ingest(test_speakers=["s02", "s05"]), 0)
+    division = splits.divide(clips, params.Ingest(test_speakers=["s02", "s05"]), task=TASK, seed=0)
     assert {name for name, split in division.items() if split == "test"} == {"s02", "s05"}
     with pytest.raises(ValueError, match="did you mean s0"):
-        splits.divide(clips, params.Ingest(test_speakers=["s2"]), 0)
-    own = splits.divide(many_clips(8, split=True), params.Ingest(), 0)
+        splits.divide(clips, params.Ingest(test_speakers=["s2"]), task=TASK, seed=0)
+    own = splits.divide(many_clips(8, split=True), params.Ingest(), task=TASK, seed=0)
     assert [own[f"s{number:02d}"] for number in range(4)] == ["train", "train", "validation", "test"]
     with pytest.raises(ValueError, match="leave one of the two out"):
-        splits.divide(many_clips(8, split=True), params.Ingest(test_speakers=["s02"]), 0)
+        splits.divide(many_clips(8, split=True), params.Ingest(test_speakers=["s02"]), task=TASK, seed=0)
     mixed = [replace(clip, split="test") if clip.clip_id == "0-sad" else clip for clip in many_clips(8, split=True)]
     with pytest.raises(ValueError, match="speaker s00 is in test and train"):
-        splits.divide(mixed, params.Ingest(), 0)
+        splits.divide(mixed, params.Ingest(), task=TASK, seed=0)
     without = [replace(clip, split="train" if clip.split == "validation" else clip.split) for clip in mixed[2:]]
-    assert Counter(splits.divide(without, params.Ingest(), 0).values())["validation"] == 1
+    assert Counter(splits.divide(without, params.Ingest(), task=TASK, seed=0).values())["validation"] == 1
     with pytest.raises(ValueError, match="take too many"):
-        splits.divide(many_clips(3), params.Ingest(test_speakers=["s00", "s01"]), 0)
+        splits.divide(many_clips(3), params.Ingest(test_speakers=["s00", "s01"]), task=TASK, seed=0)
 
 
 @pytest.mark.skipif(not (SHARED_DATA / "ravdess").is_dir(), reason="the shared recordings are not here")

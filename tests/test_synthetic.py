@@ -30,7 +30,7 @@ def test_corpus_is_found_by_name_and_generated() -> None:
     with pytest.raises(ValueError, match="did you mean synthetic"):
         datasets.load("synthetik")
     with pytest.raises(ValueError, match="leave root empty"):
-        module.read(Path("somewhere"))
+        module.read(Path("somewhere"), None)
 
 
 def test_plan_is_balanced_and_deterministic() -> None:
@@ -41,7 +41,7 @@ def test_plan_is_balanced_and_deterministic() -> None:
     unlabelled = [plan for plan in plans if not plan.is_labelled]
     assert (len(labelled), len(unlabelled)) == (480, 1920)
     assert len({plan.clip_id for plan in plans}) == 2400
-    assert Counter(plan.emotion for plan in labelled) == dict.fromkeys(synthetic.LABELS or (), 80)
+    assert Counter(plan.emotion for plan in labelled) == dict.fromkeys(synthetic.LABELS, 80)
     assert len({plan.speaker for plan in labelled}) == 24
     # Enough speakers have labelled clips only: a quarter and a sixth of them can be held out without waste.
     assert 24 - len({plan.speaker for plan in unlabelled}) == 10

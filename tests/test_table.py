@@ -21,7 +21,7 @@ def write(folder: Path, content: str | bytes) -> Path:
 
 
 def clips(path: Path) -> list[Clip]:
-    found = list(table.read(path))
+    found = list(table.read(path, None))
     assert all(isinstance(item, Clip) for item in found)
     return [item for item in found if isinstance(item, Clip)]
 
@@ -105,7 +105,7 @@ def test_parquet_reads_the_same(tmp_path: Path) -> None:
 def test_mistakes_name_row_and_column(tmp_path: Path, content: str | bytes, message: str) -> None:
     path = write(tmp_path, content)
     with pytest.raises(ValueError, match=r".") as caught:
-        list(table.read(path))
+        list(table.read(path, None))
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -113,7 +113,7 @@ def test_mistakes_name_row_and_column(tmp_path: Path, content: str | bytes, mess
 
 def test_missing_table(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no file"):
-        list(table.read(tmp_path / "none.csv"))
+        list(table.read(tmp_path / "none.csv", None))
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))

@@ -5,21 +5,28 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from components.answers import Judge
 from components.batches import ClipSource
 from components.features import ClipFeatures
 from components.masking import AugmentSettings, MaskSettings
 from components.objectives import Classification, MaskedModelling, Objective
-from components.training import Alone, FitSettings, NonFiniteLoss, TrainingState, fit, predict
+from components.objectives_labels import Concordance, MultiLabel
+from components.task import Task
+from components.training import Alone, FitSettings, NonFiniteLoss, TrainingState, Validation, fit, predict
 from tests.toy_clips import NUM_CLASSES, ToyClips, toy_model
 
 MASKED = MaskedModelling(MaskSettings(0.3, 2, 0.3))
 LABELS = Classification(AugmentSettings(0.2, 0.2), 0.1)
+NAMES = ("calm", "loud", "lively")
+CLASSES, ANY = Task("classes", NAMES), Task("multilabel", NAMES, threshold=0.5)
+VALUES = Task("values", NAMES, scale=(1.0, 5.0))
 SHORT = FitSettings(num_epochs=3, batch_size=8, learning_rate=3e-3, seed=1, checkpoint_every_steps=4)
 
 
@@ -66,7 +73,13 @@ def _train(
 ) -> TrainingState:
     model = toy_model(dropout=dropout)
     return fit(
-        model, source or ToyClips(), objective, SHORT, validation=validation, state=state, on_checkpoint=on_checkpoint
+        model,
+        source or ToyClips(),
+        objective,
+        SHORT,
+        validation=None if validation is None else Validation(validation, Judge(CLASSES)),
+        state=state,
+        on_checkpoint=on_checkpoint,
     )
 
 
@@ -124,7 +137,7 @@ def test_it_learns_and_keeps_the_best_epoch() -> None:
         ToyClips(120),
         Classification(label_smoothing=0.1),
         FitSettings(num_epochs=6, batch_size=16, learning_rate=1e-2, seed=0),
-        validation=validation,
+        validation=Validation(validation, Judge(CLASSES)),
     )
     scores = [row.score for row in state.history if row.split == "validation"]
     assert state.best_score == max(score for score in scores if score is not None)
@@ -132,6 +145,70 @@ def test_it_learns_and_keeps_the_best_epoch() -> None:
     model.load_state_dict(state.best_weights)
     probabilities_NC = predict(model, validation)
     assert (probabilities_NC.argmax(axis=1) == validation.labels_NC.argmax(axis=1)).mean() > 0.85
+
+
+def _on_scale(clips: ToyClips) -> ToyClips:
+    clips.labels_NC = 1 + 4 * clips.labels_NC
+    return clips
+
+
+@pytest.mark.parametrize(
+    ("task", "objective", "figure"),
+    [
+        (ANY, MultiLabel(ANY.threshold), "weighted_accuracy"),
+        (VALUES, Concordance(VALUES.labels, (1.0, 5.0), num_stages=2), "ccc"),
+    ],
+    ids=["multilabel", "values"],
+)
+def test_it_learns_labels_that_are_no_classes(task: Task, objective: Objective, figure: str) -> None:
+    train, validation = ToyClips(120), ToyClips(40, seed=9)
+    if task.kind == "values":
+        train, validation = _on_scale(train), _on_scale(validation)
+    model, judge = toy_model(), Judge(task)
+    assert judge.name == figure
+    settings = FitSettings(num_epochs=8, batch_size=16, learning_rate=1e-2, seed=0)
+    state = fit(model, train, objective, settings, validation=Validation(validation, judge))
+    assert state.best_score > 0.8
+    trained = [row.loss for row in state.history if row.split == "train"]
+    assert trained[-1] < trained[0]
+    model.load_state_dict(state.best_weights)
+    answers_NC = predict(model, validation, task=task)
+    assert judge.score(validation.labels_NC, answers_NC.astype(np.float64)) == pytest.approx(state.best_score, abs=1e-6)
+    if task.kind == "values":
+        assert answers_NC.max() > 3
+
+
+def test_the_concordance_of_two_workers_is_that_of_one() -> None:
+    objective = Concordance(VALUES.labels, (0.0, 1.0))
+    # The linear part has a dropout of its own, which differs by worker.
+    models = [toy_model(dropout=0.0, summary=False) for _ in range(3)]
+    alone = fit(models[2], ToyClips(), objective, SHORT)
+    meeting, found = _Meeting(2), {}
+
+    def work(rank: int) -> None:
+        found[rank] = fit(models[rank], ToyClips(), objective, SHORT, group=_Member(meeting, rank))
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    losses = [(a.loss, b.loss) for a, b in zip(alone.history, found[0].history, strict=True)]
+    assert all(one == pytest.approx(two, rel=1e-2) for one, two in losses)
+
+
+@pytest.mark.parametrize("stop_at", [4, 6])
+def test_bert_adam_and_the_linear_schedule_resume_too(stop_at: int) -> None:
+    settings = replace(SHORT, optimizer="bert_adam", schedule="linear")
+    kept: list[TrainingState] = []
+
+    def keep(state: TrainingState) -> None:
+        if state.step == stop_at:
+            kept.append(copy.deepcopy(state))
+
+    whole = fit(toy_model(), ToyClips(), MASKED, settings, on_checkpoint=keep)
+    assert _equal(fit(toy_model(), ToyClips(), MASKED, settings, state=kept[0]), whole)
+    assert not _equal(_train(MASKED), whole)
 
 
 def test_pretraining_lowers_every_term() -> None:

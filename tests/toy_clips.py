@@ -61,7 +61,7 @@ class SlowClips(ToyClips):
         return super().features(index)
 
 
-def toy_model(*, seed: int = 0, dropout: float = 0.1, num_layers: int = 1) -> PreTrainedModel:
+def toy_model(*, seed: int = 0, dropout: float = 0.1, num_layers: int = 1, summary: bool = True) -> PreTrainedModel:
     """A trimodal model for toy clips; torch is set to one thread, for on such sizes several only wait."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -75,4 +75,5 @@ def toy_model(*, seed: int = 0, dropout: float = 0.1, num_layers: int = 1) -> Pr
         num_heads=2,
         num_layers=num_layers,
         dropout=dropout,
+        summary=summary,
     )

@@ -9,25 +9,38 @@ statement, repetition and actor. A take that is there in several modalities is o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from components.clip import Clip
 from components.datasets import Refusal
+from components.datasets._release import check_folder
+from components.protocols import EvaluationProtocol
+from components.task import Task
 
-LABELS: Final[tuple[str, ...] | None] = (
-    "neutral",
-    "calm",
-    "happy",
-    "sad",
-    "angry",
-    "fearful",
-    "disgust",
-    "surprised",
-)
+_EMOTIONS: Final = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+_NUM_ACTORS: Final = 24
+_NUM_FOLDS: Final = 6
 
-SOURCE: Final = "Zenodo record 1188976 (Audio_Speech_Actors_01-24.zip, Video_Speech_Actor_NN.zip)"
+TASKS: Mapping[str, Task] | None = {
+    "emotion": Task("classes", _EMOTIONS, source="acted emotion in the file name"),
+}
+PROTOCOLS: Mapping[str, EvaluationProtocol] = {
+    "actors": EvaluationProtocol(
+        name="actors",
+        description="six folds of four actors in the order of their numbers, two women and two men in each; the "
+        "next fold validates",
+        unit="speaker",
+        num_folds=_NUM_FOLDS,
+        groups=tuple(
+            tuple(f"Actor_{first + step:02d}" for step in range(_NUM_ACTORS // _NUM_FOLDS))
+            for first in range(1, _NUM_ACTORS + 1, _NUM_ACTORS // _NUM_FOLDS)
+        ),
+    ),
+}
+SOURCE: str = "Zenodo record 1188976 (Audio_Speech_Actors_01-24.zip, Video_Speech_Actor_NN.zip)"
+
 _STATEMENTS: Final = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
 _NAME: Final = re.compile(
     r"(?P<modality>0[123])-(?P<take>(?P<channel>0[12])-(?P<emotion>0[1-8])-0[12]-(?P<statement>0[12])-0[12]"
@@ -36,16 +49,13 @@ _NAME: Final = re.compile(
 _SOUND_AND_PICTURE, _PICTURE, _SOUND = "01", "02", "03"
 
 
-def read(root: Path) -> Iterator[Clip | Refusal]:
+def read(root: Path, task: Task | None) -> Iterator[Clip | Refusal]:
     """The takes of the release, and the files whose names are none of its own.
 
     Raises:
         ValueError: the folder is missing, or nothing in it is a RAVDESS recording.
     """
-    if not root.is_dir():
-        raise ValueError(
-            f"ravdess: there is no folder {root}; get the speech files from {SOURCE} and unpack them there"
-        )
+    check_folder(root, corpus="ravdess", source=SOURCE)
     takes: dict[str, dict[str, Path]] = {}
     refusals = []
     for path in sorted(root.glob("**/Actor_*/*")):
@@ -65,7 +75,7 @@ def read(root: Path) -> Iterator[Clip | Refusal]:
         raise ValueError(f"ravdess: no Actor_NN/MM-VV-EE-II-SS-RR-AA.wav or .mp4 below {root}; get them from {SOURCE}")
     yield from refusals
     for take, files in sorted(takes.items()):
-        yield _clip(take, files)
+        yield _clip(take, files, task)
 
 
 def _refusal(path: Path) -> Refusal | None:
@@ -82,17 +92,16 @@ def _refusal(path: Path) -> Refusal | None:
     return None
 
 
-def _clip(take: str, files: dict[str, Path]) -> Clip:
+def _clip(take: str, files: dict[str, Path], task: Task | None) -> Clip:
     _, emotion, _, statement, _, actor = take.split("-")
     first = next(modality for modality in (_SOUND_AND_PICTURE, _SOUND, _PICTURE) if modality in files)
     audio = files.get(_SOUND) or files.get(_SOUND_AND_PICTURE)
     video = files.get(_SOUND_AND_PICTURE) or files.get(_PICTURE)
-    assert LABELS is not None
     return Clip(
         clip_id=f"{first}-{take}",
         speaker_id=f"Actor_{actor}",
         audio_uri=str(audio) if audio else None,
         video_uri=str(video) if video else None,
         transcript=_STATEMENTS[statement],
-        labels={LABELS[int(emotion) - 1]: 1.0},
+        labels={} if task is None else {_EMOTIONS[int(emotion) - 1]: 1.0},
     )

@@ -20,8 +20,12 @@ import pyarrow.parquet
 
 from components.clip import SPLITS, Clip, Split
 from components.datasets import Refusal
+from components.protocols import EvaluationProtocol
+from components.task import Task
 
-LABELS: Final[tuple[str, ...] | None] = None
+TASKS: Mapping[str, Task] | None = None
+PROTOCOLS: Mapping[str, EvaluationProtocol] = {}
+SOURCE: str = "a table of one's own: CSV or Parquet, the columns are in the README"
 
 _COLUMNS: Final = tuple(field.name for field in fields(Clip))
 _CONTENT: Final = ("audio_uri", "video_uri", "transcript")
@@ -30,13 +34,14 @@ _PARQUET_MARK: Final = b"PAR1"
 Cell = str | float | list[tuple[str, float]] | None
 
 
-def read(root: Path) -> Iterator[Clip | Refusal]:
-    """The clips that the table lists.
+def read(root: Path, task: Task | None) -> Iterator[Clip | Refusal]:
+    """The clips that the table lists, with the labels that it names.
 
     Raises:
         ValueError: the table is missing or unreadable, a column is unknown or missing, or a cell is wrong; the
             message names row (as a spreadsheet counts, the header first) and column.
     """
+    assert task is None, "the table itself names the labels"
     if not root.is_file():
         raise ValueError(f"table: there is no file {root}; root must name a CSV or Parquet file")
     with root.open("rb") as file:

@@ -13,7 +13,7 @@ class ClipFeatures:
     """What the model sees of one clip. A missing modality has zero steps (T = 0) and its full width F.
 
     Attributes:
-        audio_TF: (T, F) float16, stacked log-mel frames.
+        audio_TF: (T, F) float16, one description of the sound a step.
         video_TF: (T, F) float16, one face descriptor a step.
         word_ids_T: (T,) int32, ids of the bundle's tokenizer.
     """

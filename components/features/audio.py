@@ -1,11 +1,12 @@
-"""Log-mel filter banks of a waveform, consecutive frames stacked into one step.
+"""What is heard of a waveform: log-mel filter banks, the samples themselves, or what a frozen encoder says.
 
-One real FFT a frame and one sparse product for the mel bands, in blocks that stay in the processor's cache. All of it
-runs in one thread, so the bits do not depend on how many there are. The level is kept: how loud somebody speaks is a
-cue, so nothing is normalised by the clip. Instead one fixed affine map, the same for every clip, brings the logarithms
-of speech near zero mean and unit variance.
+Of the filter banks consecutive frames are stacked into one step. One real FFT a frame and one sparse product for the
+mel bands, in blocks that stay in the processor's cache. All of it runs in one thread, so the bits do not depend on
+how many there are. The level is kept: how loud somebody speaks is a cue, so nothing is normalised by the clip.
+Instead one fixed affine map, the same for every clip, brings the logarithms of speech near zero mean and unit
+variance.
 
-Shapes: S samples, N frames, K frequency bins, M mel bands, T steps, F = M * stack features.
+Shapes: S samples, N frames, K frequency bins, M mel bands, T steps, F features: M * stack of the filter banks.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import scipy.sparse
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from components.features import encoders
 from components.params import AudioFeatures
 
 LOWEST_HZ = 40.0
@@ -33,16 +35,45 @@ _POINTS_PER_BIN = 32
 
 def audio_width(config: AudioFeatures) -> int:
     """Features F of one step."""
+    if config.precomputed is not None:
+        return config.precomputed.width
+    if config.kind == "waveform":
+        return 1
+    if config.kind == "encoder":
+        return _encoder(config).width
     return config.num_mels * config.stack
 
 
+def audio_step_s(config: AudioFeatures) -> float:
+    """Seconds from one step to the next."""
+    if config.precomputed is not None:
+        return config.precomputed.step_s
+    if config.kind == "waveform":
+        return 1 / config.sample_rate_hz
+    if config.kind == "encoder":
+        return _encoder(config).step_samples / config.sample_rate_hz
+    return config.hop_s * config.stack
+
+
+def describe_sound(waveform_S: NDArray[np.float32], config: AudioFeatures) -> NDArray[np.float16]:
+    """(T, F) of a waveform, mono in [-1, 1], at `config.sample_rate_hz`.
+
+    A sample of a waveform keeps eleven bits, whatever its size: noise 66 dB below the voice, wherever that lies.
+    """
+    if config.kind == "waveform":
+        return waveform_S[:, None].astype(np.float16)
+    if config.kind == "encoder":
+        return encoders.encode_speech(waveform_S, config.path or "", sample_rate_hz=config.sample_rate_hz)
+    return log_mel(waveform_S, config)
+
+
 def num_audio_steps(num_samples: int, config: AudioFeatures) -> int:
-    """Steps T of a waveform: every sample begins in one; the last step is filled up with zeros."""
+    """Steps T of filter banks: every sample begins in one; the last step is filled up with zeros."""
     return -(-num_samples // (_hop_samples(config) * config.stack))
 
 
 def log_mel(waveform_S: NDArray[np.float32], config: AudioFeatures) -> NDArray[np.float16]:
-    """Describe a waveform by (T, F) float16, F = `audio_width`, T = `num_audio_steps`.
+    """Filter banks of a waveform: (T, F) float16, F = `audio_width`, T = `num_audio_steps`.
 
     Frame n covers `window_s` from sample n * hop on, under a Hann window; `stack` frames in order make a step.
     A value is (ln(p) - LOG_CENTRE) / LOG_SCALE with p the mean power in the band, so that white noise of variance
@@ -75,6 +106,10 @@ def log_mel(waveform_S: NDArray[np.float32], config: AudioFeatures) -> NDArray[n
         mel_NM /= LOG_SCALE
         features_TF[first:last] = mel_NM.reshape(last - first, -1)
     return features_TF
+
+
+def _encoder(config: AudioFeatures) -> encoders.SpeechEncoder:
+    return encoders.speech_encoder(config.path or "", sample_rate_hz=config.sample_rate_hz)
 
 
 def _window_samples(config: AudioFeatures) -> int:

@@ -9,13 +9,14 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from components.features import ClipFeatures
-from components.features.audio import audio_width, log_mel
+from components.features.audio import audio_width, describe_sound
+from components.features.precomputed import Given
 from components.features.text import encode
 from components.features.video import describe, video_width
 from components.media import Limits, Recording, decode
 from components.params import Features
 
-FeatureWarning = Literal["no-face", "silence", "truncated"]
+FeatureWarning = Literal["no-face", "no-features", "silence", "truncated"]
 
 # Root mean square where full scale is 1: -60 dB, below the noise of a quiet room at an open microphone.
 SILENCE_LEVEL: Final = 1e-3
@@ -35,7 +36,7 @@ def record(
 ) -> Recording:
     """Decode what the features need of a clip's files; equal sources are one file and are decoded once.
 
-    What `config.modalities` leaves out is not decoded.
+    What `config.modalities` leaves out, and what is precomputed, is not decoded.
 
     No more is decoded than `compute` uses and a second, however long the file. Without any source the recording
     is empty, as for a clip of words alone.
@@ -43,8 +44,8 @@ def record(
     Raises:
         MediaError: a file is broken, or holds nothing that was asked of it.
     """
-    audio = audio if "audio" in config.modalities else None
-    video = video if "video" in config.modalities else None
+    audio = audio if "audio" in config.modalities and config.audio.precomputed is None else None
+    video = video if "video" in config.modalities and config.video.precomputed is None else None
     last_s = start_s + config.max_duration_s + _MARGIN_S
 
     def read(source: Path | bytes, *streams: Literal["audio", "video"]) -> Recording:
@@ -71,19 +72,20 @@ def record(
 
 
 def compute(
-    recording: Recording, transcript: str | None, config: Features, tokenizer: Tokenizer
+    recording: Recording, transcript: str | None, config: Features, tokenizer: Tokenizer, *, given: Given | None = None
 ) -> tuple[ClipFeatures, tuple[FeatureWarning, ...]]:
     """The features of one clip, and what should be told about it.
 
     What the recording lacks has no steps; so has the picture when no face is in it ("no-face"). A silent sound is
     kept, because silence says something too, and told ("silence"). What lies behind `max_duration_s`, and words
-    behind `max_words`, is left out and told ("truncated").
+    behind `max_words`, is left out and told ("truncated"). What is precomputed is taken from `given`; where nothing is
+    given, as in serving, the modality is missing and told ("no-features").
     """
     warnings: list[FeatureWarning] = []
     audio_TF = np.zeros((0, audio_width(config.audio)), np.float16)
     if recording.waveform_T is not None:
         waveform_T = recording.waveform_T[: round(config.max_duration_s * config.audio.sample_rate_hz)]
-        audio_TF = log_mel(waveform_T, config.audio)
+        audio_TF = describe_sound(waveform_T, config.audio)
         if not len(waveform_T) or np.sqrt(np.square(waveform_T).mean()) < SILENCE_LEVEL:
             warnings.append("silence")
     video_TF = np.zeros((0, video_width(config.video)), np.float16)
@@ -92,6 +94,13 @@ def compute(
         video_TF, _ = describe(recording.frames_THW[:num_kept], recording.frame_times_s[:num_kept], config.video)
         if not len(video_TF):
             warnings.append("no-face")
+    if given is not None and given.audio_TF is not None:
+        audio_TF = given.audio_TF
+    if given is not None and given.video_TF is not None:
+        video_TF = given.video_TF
+    sources = (("audio", config.audio.precomputed, audio_TF), ("video", config.video.precomputed, video_TF))
+    if any(name in config.modalities and made is not None and not len(steps_TF) for name, made, steps_TF in sources):
+        warnings.append("no-features")
     words = transcript if "text" in config.modalities else None
     word_ids_T, is_cut = encode(tokenizer, words, config.text)
     if is_cut or recording.duration_s > config.max_duration_s:

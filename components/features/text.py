@@ -2,7 +2,8 @@
 
 A word is a run of letters, marks and digits, apostrophes inside it included ("don't"); case and Unicode
 compatibility forms do not matter. The special words are part of the vocabulary but not of the splitting, so nobody
-can smuggle a mask into a transcript by writing "[MASK]".
+can smuggle a mask into a transcript by writing "[MASK]". A pre-trained system brings a tokenizer of its own instead,
+which splits as it was trained to and sets its marks around the text.
 """
 
 from __future__ import annotations
@@ -24,11 +25,21 @@ SPECIAL_WORDS = ("[PAD]", "[UNK]", "[MASK]")
 PAD_ID, UNKNOWN_ID, MASK_ID = range(3)
 
 _WORD = r"[\p{L}\p{M}\p{N}]+(?:'[\p{L}\p{M}\p{N}]+)*"
+# Of the tokenizers that come with models; this project's own are of whole words.
+_PRETRAINED_TYPES = ("WordPiece", "BPE", "Unigram")
 _CURLY_APOSTROPHE = "\u2019"
 
 
 def fit_tokenizer(transcripts: Iterable[str | None], config: TextFeatures) -> Tokenizer:
-    """A tokenizer that knows the most frequent words, equally frequent ones in the order of their code points."""
+    """A tokenizer that knows the most frequent words, equally frequent ones in the order of their code points.
+
+    A pre-trained one is read as it is, and the transcripts do not matter.
+
+    Raises:
+        ValueError: there is no pre-trained one where it should be.
+    """
+    if config.kind == "pretrained":
+        return _pretrained(config.path or "")
     splitter = _tokenizer(())
     counts: Counter[str] = Counter()
     for transcript in transcripts:
@@ -40,10 +51,26 @@ def fit_tokenizer(transcripts: Iterable[str | None], config: TextFeatures) -> To
 def encode(tokenizer: Tokenizer, transcript: str | None, config: TextFeatures) -> tuple[NDArray[np.int32], bool]:
     """Ids of the first `max_words` words, (T,) int32, and whether words were cut off.
 
-    A transcript that is unknown and one without a word are the same: no steps.
+    A transcript that is unknown and one without a word are the same: no steps. What a pre-trained tokenizer sets
+    around a text counts among the words, and stays when the text is cut.
     """
+    if config.kind == "pretrained":
+        return _encode_marked(tokenizer, transcript, config.max_words)
     ids = tokenizer.encode(_encodable(transcript), add_special_tokens=False).ids if transcript else []
     return np.asarray(ids[: config.max_words], np.int32), len(ids) > config.max_words
+
+
+def mask_ids(tokenizer: Tokenizer) -> tuple[int, int]:
+    """The id that stands for a masked word, and the first id of words that may replace one.
+
+    Raises:
+        ValueError: the tokenizer comes from a model that was not trained with masks.
+    """
+    for name in (SPECIAL_WORDS[MASK_ID], "<mask>"):
+        mask_id = tokenizer.token_to_id(name)
+        if mask_id is not None:
+            return mask_id, len(SPECIAL_WORDS) if mask_id == MASK_ID else 0
+    raise ValueError("features.text.path: the tokenizer has no mask to pre-train with; set pretrain.enabled=false")
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
@@ -69,6 +96,8 @@ def parse_tokenizer(text: str, *, source: str) -> Tokenizer:
     """
     try:
         content = json.loads(text)
+        if content["model"].get("type") in _PRETRAINED_TYPES:
+            return _unpadded(Tokenizer.from_str(text))
         vocabulary: dict[str, int] = content["model"]["vocab"]
         words = sorted(vocabulary, key=vocabulary.__getitem__)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -78,6 +107,41 @@ def parse_tokenizer(text: str, *, source: str) -> Tokenizer:
     if json.loads(tokenizer.to_str()) != content:
         raise ValueError(f"{source} splits words in another way than this version: build the features again")
     return tokenizer
+
+
+def _pretrained(name: str) -> Tokenizer:
+    path = Path(name).expanduser() / "tokenizer.json"
+    if path.is_file():
+        return load_tokenizer(path)
+    # A name on the hub: transformers takes a second to import.
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        found = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"features.text.path: {name} is no tokenizer's folder, and no name on the hub") from error
+    if not isinstance(found, PreTrainedTokenizerFast):
+        raise ValueError(f"features.text.path: {name} has no tokenizer.json: save it again with a fast tokenizer")
+    return _unpadded(found.backend_tokenizer)
+
+
+def _unpadded(tokenizer: Tokenizer) -> Tokenizer:
+    # Some come with the padding and the cut of their training.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _encode_marked(tokenizer: Tokenizer, transcript: str | None, max_words: int) -> tuple[NDArray[np.int32], bool]:
+    text = _encodable(transcript or "")
+    num_words = len(tokenizer.encode(text, add_special_tokens=False).ids)
+    if not num_words:
+        return np.zeros(0, np.int32), False
+    ids = tokenizer.encode(text).ids
+    if len(ids) <= max_words:
+        return np.asarray(ids, np.int32), False
+    num_behind = len(tokenizer.encode("").ids) // 2
+    return np.asarray([*ids[: max_words - num_behind], *ids[len(ids) - num_behind :]], np.int32), True
 
 
 def _tokenizer(words: Iterable[str]) -> Tokenizer:

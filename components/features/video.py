@@ -1,9 +1,9 @@
-"""The speaker's face as gradient histograms, one descriptor a frame.
+"""The speaker's face as gradient histograms, or as a frozen encoder sees it: one descriptor a frame.
 
 Steps in which `faces` does not see the face are zeros, and a clip without any face has no steps at all.
 
 Shapes: T frames, H and W pixels, S side of the face crop, R and C rows and columns of cells, O orientations,
-F = R * C * O features.
+F features: R * C * O of histograms.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from components.features import encoders
 from components.features.faces import track_face
 from components.params import VideoFeatures
 
@@ -25,7 +26,18 @@ _BLOCK_FRAMES = 32
 
 def video_width(config: VideoFeatures) -> int:
     """Features F of one step."""
+    if config.precomputed is not None:
+        return config.precomputed.width
+    if config.kind == "encoder":
+        return encoders.picture_width(config.path or "")
     return _cells_a_side(config) ** 2 * config.num_orientations
+
+
+def video_step_s(config: VideoFeatures) -> float:
+    """Seconds from one step to the next."""
+    if config.precomputed is not None:
+        return config.precomputed.step_s
+    return 1.0 / config.frame_rate_hz
 
 
 def describe(
@@ -34,21 +46,27 @@ def describe(
     """Describe the speaker's face in each frame: (T, F) float16, and the share of frames in which it is seen.
 
     Without a face anywhere the result has no steps and the share is 0. Frames in which the face is out of sight
-    are rows of zeros. Histograms are contrast-normalised (see `histograms`) and mapped by a fixed affine map.
+    are rows of zeros.
     """
     track = track_face(frames_THW, frame_times_s)
     if track is None:
         return np.zeros((0, video_width(config)), np.float16), 0.0
-    side = _cells_a_side(config) * config.cell_size
+    side = _crop_side(config)
     features_TF = np.zeros((len(frames_THW), video_width(config)), np.float16)
     for first in range(0, len(frames_THW), _BLOCK_FRAMES):
         steps = slice(first, first + _BLOCK_FRAMES)
         faces_TSS = np.stack(
             [crop(frame_HW, box, side) for frame_HW, box in zip(frames_THW[steps], track.boxes_T3[steps], strict=True)]
         )
-        values_TF = (histograms(faces_TSS, config) - HISTOGRAM_CENTRE) / HISTOGRAM_SCALE
-        features_TF[steps] = values_TF * track.is_seen_T[steps, None]
+        features_TF[steps] = _described(faces_TSS, config) * track.is_seen_T[steps, None]
     return features_TF, float(track.is_seen_T.mean())
+
+
+def _described(faces_TSS: NDArray[np.uint8], config: VideoFeatures) -> NDArray[np.floating]:
+    """(T, F) of face crops; histograms are contrast-normalised (see `histograms`) and mapped by a fixed affine map."""
+    if config.kind == "encoder":
+        return encoders.encode_pictures(faces_TSS, config.path or "")
+    return (histograms(faces_TSS, config) - HISTOGRAM_CENTRE) / HISTOGRAM_SCALE
 
 
 def crop(frame_HW: NDArray[np.uint8], box: NDArray[np.float64], side: int) -> NDArray[np.uint8]:
@@ -110,6 +128,12 @@ def _mean_around(energy_TRC: NDArray[np.float32]) -> NDArray[np.float32]:
         for column in range(3):
             total += padded[:, row : row + rows, column : column + columns]
     return total / np.float32(9)
+
+
+def _crop_side(config: VideoFeatures) -> int:
+    if config.kind == "encoder":
+        return encoders.picture_side(config.path or "")
+    return _cells_a_side(config) * config.cell_size
 
 
 def _cells_a_side(config: VideoFeatures) -> int:

@@ -7,18 +7,30 @@ import importlib
 import json
 import pkgutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 # What is not a system but what systems are made of.
-_PARTS = {"layers", "summary"}
+_PARTS = {"attention", "audiovisual_layers", "configuration", "layers", "speech_text_encoders", "summary"}
 
 
 def system_names() -> list[str]:
     """Names of the systems that can be built."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _PARTS)
+
+
+def config_of(system: str) -> type[PreTrainedConfig]:
+    """The configuration of a system; its fields say what `build` takes.
+
+    Raises:
+        ValueError: there is no such system.
+    """
+    found = [each for each in vars(_module(system)).values() if _is_config_of(each, system)]
+    assert len(found) == 1, f"components/models/{system}.py needs one configuration with that system"
+    return found[0]
 
 
 def build(system: str, **sizes: Any) -> PreTrainedModel:
@@ -29,14 +41,14 @@ def build(system: str, **sizes: Any) -> PreTrainedModel:
     Raises:
         ValueError: there is no such system.
     """
-    names = system_names()
-    if system not in names:
-        near = difflib.get_close_matches(system, names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"unknown system {system!r}{hint} there are: {', '.join(names)}")
-    module = importlib.import_module(f"{__name__}.{system}")
-    model: PreTrainedModel = module.build(**sizes)
+    model: PreTrainedModel = _module(system).build(**sizes)
     return model
+
+
+def heads_of(model: PreTrainedModel) -> tuple[str, ...]:
+    """How the names of the weights begin that are drawn anew for fine-tuning."""
+    heads: tuple[str, ...] = vars(type(model))["HEADS"]
+    return heads
 
 
 def load(folder: Path) -> PreTrainedModel:
@@ -55,7 +67,7 @@ def load(folder: Path) -> PreTrainedModel:
         raise ValueError(f"{path} does not describe a model of this project: {error!r}") from error
     if system not in system_names():
         raise ValueError(f"{path}: unknown system {system!r}; there are: {', '.join(system_names())}")
-    module = importlib.import_module(f"{__name__}.{system}")
+    module = _module(system)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves these untyped
     model: PreTrainedModel = module.load(folder)
     model.eval()  # type: ignore[no-untyped-call]  # transformers leaves these untyped
@@ -66,3 +78,16 @@ def save(model: PreTrainedModel, folder: Path) -> None:
     """Write `config.json` and `model.safetensors`, in the form that `load` and `AutoModel` read."""
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves these untyped
     model.save_pretrained(folder)
+
+
+def _module(system: str) -> ModuleType:
+    names = system_names()
+    if system not in names:
+        near = difflib.get_close_matches(system, names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"unknown system {system!r}{hint} there are: {', '.join(names)}")
+    return importlib.import_module(f"{__name__}.{system}")
+
+
+def _is_config_of(found: object, system: str) -> bool:
+    return isinstance(found, type) and issubclass(found, PreTrainedConfig) and getattr(found, "system", "") == system

@@ -4,9 +4,10 @@ After Khare, Parthasarathy and Sundaram, "Self-supervised learning with cross-mo
 recognition" (SLT 2021), in the form that their earlier paper describes (arXiv 2009.05019): an audio encoder, one
 cross-modal block for video and one for words, and a weighted sum of the three on the audio's time base.
 
-The answer has two parts, as in boosting: a linear part reads how sound and face lie and move over the clip, and
-which words there are; the transformer adds what that leaves open. Each has its own loss: given all of it, the
-transformer would learn the training voices by heart before the linear part has learned what all voices share.
+With `summary` the answer has two parts, as in boosting: a linear part reads how sound and face lie and move over the
+clip, and which words there are; the transformer adds what that leaves open. Each has its own loss: given all of it,
+the transformer would learn the training voices by heart before the linear part has learned what all voices share.
+The paper has the transformer alone.
 
 A missing modality is a mask, not a branch: its steps are replaced by a learned frame, nothing looks at them, and
 its weight in the sum goes to the others. Without audio the learned frames still carry the time base.
@@ -43,11 +44,18 @@ _VIEW_TEMPERATURE: Final = 0.1
 
 
 class TrimodalConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # transformers leaves these untyped
-    """Sizes of the trimodal system; the step lengths put its three sequences on one time axis."""
+    """Sizes of the trimodal system; the step lengths put its three sequences on one time axis.
+
+    Attributes:
+        summary: whether there is a linear part beside the transformer.
+        matching: whether views can be matched in pre-training.
+        linear_head: mean over time and one layer, instead of mean and deviation and two layers.
+    """
 
     model_type = "affect_trimodal"
 
     system: str = "trimodal"
+    modalities: list[str] | tuple[str, ...] = ("audio", "video", "text")
     audio_features: int = 160
     video_features: int = 216
     vocabulary_size: int = 64
@@ -61,6 +69,9 @@ class TrimodalConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # tran
     num_layers: int = 2
     dropout: float = 0.1
     modality_weights: list[float] | tuple[float, ...] = (0.4, 0.4, 0.2)
+    summary: bool = True
+    matching: bool = True
+    linear_head: bool = False
     summary_scales: list[int] | tuple[int, ...] = (1, 4)
     summary_dropout: float = 0.5
     initializer_range: float = 0.02
@@ -72,8 +83,8 @@ class TrimodalOutput:
 
     Attributes:
         logits_BC: scores of the classes: the sum of what the two parts say.
-        stage_logits: (B, C) scores to be learned one after the other: of the linear part, and of both, where the
-            linear part learns nothing.
+        stage_logits: (B, C) scores to be learned one after the other: of the linear part, where there is one, and of
+            both, where the linear part learns nothing.
         pooled_BD: (B, 2 D) mean and deviation of the fused sequence over time.
         fused_BAD: the weighted sum of the modalities on the audio time base.
         step_mask_BA: valid steps of the fused sequence, True where valid.
@@ -107,6 +118,8 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
 
     config_class = TrimodalConfig
     base_model_prefix = ""
+    # Drawn anew for fine-tuning.
+    HEADS = ("head.", "summary_head.")
     audio_mean_F: Tensor
     audio_deviation_F: Tensor
     video_mean_F: Tensor
@@ -129,23 +142,20 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         self.word_encoder = Stack(1, width, heads, dropout)
         self.video_to_audio = Stack(layers, width, heads, dropout, cross=True)
         self.words_to_audio = Stack(layers, width, heads, dropout, cross=True)
-        self.head = nn.Sequential(
-            nn.LayerNorm(2 * width),
-            nn.Linear(2 * width, width),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(width, config.num_classes),
-        )
-        self.summary_head = SummaryHead(
-            (config.audio_features, config.video_features),
-            width,
-            config.num_classes,
-            scales=config.summary_scales,
-            dropout=config.summary_dropout,
-        )
+        self.head = _new_head(config)
+        self.summary_head: SummaryHead | None = None
+        if config.summary:
+            self.summary_head = SummaryHead(
+                (config.audio_features, config.video_features),
+                width,
+                config.num_classes,
+                scales=config.summary_scales,
+                dropout=config.summary_dropout,
+            )
         self.decoder = _Decoder(config)
         # Of what is matched with something else, and of what it is matched with.
-        self.view_projections = nn.ModuleList([nn.Linear(2 * width, _VIEW_WIDTH) for _ in range(2)])
+        num_views = 2 if config.matching else 0
+        self.view_projections = nn.ModuleList([nn.Linear(2 * width, _VIEW_WIDTH) for _ in range(num_views)])
         self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves these untyped
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -252,10 +262,15 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         weighted = [view_BAD * weight_BM[:, m, None, None] for m, view_BAD in enumerate(views)]
         fused_BAD = weighted[0] + weighted[1] + weighted[2]
         pooled_BD = statistics_pooling(fused_BAD, step_mask_BA)
-        summary_BC, sequence_BC = self.summary_head(frames, bag_BD), self.head(pooled_BD)
+        sequence_BC = self._judged(pooled_BD)
+        stage_logits: tuple[Tensor, ...] = (sequence_BC,)
+        if self.summary_head is not None:
+            summary_BC = self.summary_head(frames, bag_BD)
+            stage_logits = (summary_BC, summary_BC.detach() + sequence_BC)
+            sequence_BC = summary_BC + sequence_BC
         return TrimodalOutput(
-            logits_BC=summary_BC + sequence_BC,
-            stage_logits=(summary_BC, summary_BC.detach() + sequence_BC),
+            logits_BC=sequence_BC,
+            stage_logits=stage_logits,
             pooled_BD=pooled_BD,
             fused_BAD=fused_BAD,
             step_mask_BA=step_mask_BA,
@@ -267,6 +282,8 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
 
     def learn_summaries(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
         """Store the mean and deviation of the training clips' summaries; `batches` hold arguments of `forward`."""
+        if self.summary_head is None:
+            return
         with torch.no_grad():
             self.summary_head.learn(self(**inputs).frames for inputs in batches)
 
@@ -280,9 +297,10 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         steps = [max(1, round(window_s / step_s)) for step_s in (config.audio_step_s, config.video_step_s)]
         batch, num_windows = len(output.bag_BD), -(-output.step_mask_BA.shape[1] // steps[0])
         fused = MaskedFrames(output.fused_BAD, output.step_mask_BA).windows(steps[0], num_windows)
-        frames = [each.windows(size, num_windows) for each, size in zip(output.frames, steps, strict=True)]
-        logits = self.head(statistics_pooling(fused.x_BTF, fused.seen_BT))
-        logits = logits + self.summary_head(frames, output.bag_BD.repeat_interleave(num_windows, dim=0))
+        logits = self._judged(statistics_pooling(fused.x_BTF, fused.seen_BT))
+        if self.summary_head is not None:
+            frames = [each.windows(size, num_windows) for each, size in zip(output.frames, steps, strict=True)]
+            logits = logits + self.summary_head(frames, output.bag_BD.repeat_interleave(num_windows, dim=0))
         return logits.reshape(batch, num_windows, -1), fused.seen_BT.any(dim=1).reshape(batch, num_windows)
 
     def reconstruct(self, output: TrimodalOutput, *, num_audio: int, num_video: int, num_words: int) -> Reconstruction:
@@ -295,6 +313,12 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         project_one, project_other = self.view_projections
         one_BD = F.normalize(project_one(one.pooled_BD), dim=1)
         return one_BD / _VIEW_TEMPERATURE, F.normalize(project_other(other.pooled_BD), dim=1)
+
+    def _judged(self, pooled_BD: Tensor) -> Tensor:
+        """(B, C) scores that the transformer gives to a clip by the statistics of its fused sequence."""
+        # The mean is the first half of the statistics.
+        logits_BC: Tensor = self.head(pooled_BD[:, : self.config.width] if self.config.linear_head else pooled_BD)
+        return logits_BC
 
     def _anchor_lengths(self, audio_lengths_B: Tensor, video_lengths_B: Tensor, word_lengths_B: Tensor) -> Tensor:
         """Steps of the audio time base: the audio's own, or what the video or else the words last."""
@@ -335,6 +359,19 @@ class _Decoder(nn.Module):
             video_BTF=self.video_head(self.video_block(video_TD.expand(batch, -1, -1), fused_BAD, mask_BA)),
             words_BTV=self.word_head(self.word_block(words_TD.expand(batch, -1, -1), fused_BAD, mask_BA)),
         )
+
+
+def _new_head(config: TrimodalConfig) -> nn.Module:
+    width = config.width
+    if config.linear_head:
+        return nn.Linear(width, config.num_classes)
+    return nn.Sequential(
+        nn.LayerNorm(2 * width),
+        nn.Linear(2 * width, width),
+        nn.GELU(),
+        nn.Dropout(config.dropout),
+        nn.Linear(width, config.num_classes),
+    )
 
 
 def build(**sizes: Any) -> TrimodalModel:

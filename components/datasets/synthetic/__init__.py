@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,8 +24,15 @@ from components import media, params
 from components.clip import MODALITIES, Clip, Modality
 from components.datasets import RecordingPlan
 from components.datasets.synthetic import face, voice, words
+from components.protocols import EvaluationProtocol
+from components.task import Task
 
-LABELS: Final[tuple[str, ...] | None] = ("neutral", "happy", "sad", "angry", "fearful", "disgusted")
+LABELS: Final = ("neutral", "happy", "sad", "angry", "fearful", "disgusted")
+TASKS: Mapping[str, Task] | None = {
+    "emotion": Task("classes", LABELS, source="drawn when the corpus was generated"),
+}
+PROTOCOLS: Mapping[str, EvaluationProtocol] = {}
+SOURCE: str = "generated where it is used"
 
 # Share of the clips in which one modality shows another emotion than the clip's: each alone is right in 72 %.
 MASKED_SHARE: Final = 0.84
@@ -64,7 +71,7 @@ class SyntheticPlan:
         return f"speaker-{self.speaker:03d}"
 
 
-def read(root: Path) -> Iterator[Clip]:
+def read(root: Path, task: Task | None) -> Iterator[Clip]:
     """Refuses: the corpus is generated, there is nothing to read.
 
     Raises:
@@ -81,16 +88,15 @@ def plan(settings: params.Synthetic) -> Sequence[SyntheticPlan]:
     plans = []
     num_labelled_only = round(settings.num_speakers * _LABELLED_ONLY_SHARE)
     talkative = list(range(num_labelled_only, settings.num_speakers))
-    emotions = _labels()
     for number in range(settings.num_labelled + settings.num_unlabelled):
         is_labelled = number < settings.num_labelled
         if is_labelled:
             speaker = number % settings.num_speakers
             # A speaker's clips go through the emotions, each speaker from another one on.
-            emotion = emotions[(number // settings.num_speakers + speaker) % len(emotions)]
+            emotion = LABELS[(number // settings.num_speakers + speaker) % len(LABELS)]
         else:
             speaker = talkative[number % len(talkative)]
-            emotion = emotions[int(_draw(settings.seed, _CLIP, number, 1).integers(len(emotions)))]
+            emotion = LABELS[int(_draw(settings.seed, _CLIP, number, 1).integers(len(LABELS)))]
         generator = _draw(settings.seed, _CLIP, number, 0)
         shown = _shown(emotion, generator)
         plans.append(
@@ -151,10 +157,9 @@ class GoldenMedia:
 
 def golden_requests() -> tuple[GoldenMedia, ...]:
     """A wav file, an mp4 file and a sentence, the same bytes each time: smoke requests for any model."""
-    emotions = _labels()
     plans = [
         SyntheticPlan(f"golden-{emotion}", 0, number, number, emotion, (emotion,) * 3, False, "we saw the door again")
-        for number, emotion in enumerate(emotions[1:3])
+        for number, emotion in enumerate(LABELS[1:3])
     ]
     with tempfile.TemporaryDirectory() as folder:
         for each in plans:
@@ -180,14 +185,9 @@ def shown_by(plan: SyntheticPlan, modality: Modality) -> str:
 def _shown(emotion: str, generator: np.random.Generator) -> tuple[str, str, str]:
     shown = [emotion] * len(MODALITIES)
     if generator.random() < MASKED_SHARE:
-        others = [other for other in _labels() if other != emotion]
+        others = [other for other in LABELS if other != emotion]
         shown[int(generator.integers(len(shown)))] = others[int(generator.integers(len(others)))]
     return (shown[0], shown[1], shown[2])
-
-
-def _labels() -> tuple[str, ...]:
-    assert LABELS is not None
-    return LABELS
 
 
 def _draw(seed: int, *path: int) -> np.random.Generator:
