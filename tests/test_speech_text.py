@@ -17,7 +17,7 @@ from components.clip import Modality
 from components.models.speech_text import SpeechTextModel, SpeechTextOutput
 from components.objectives import Classification
 from components.training import FitSettings, fit, predict
-from tests.toy_pairs import SMALL_SPEECH, SMALL_WORDS, WORDS, waves_and_words
+from tests.toy_pairs import SMALL_SPEECH, SMALL_WORDS, WORDS, there, waves_and_words
 
 SIZES: dict[str, Any] = {
     "audio_architecture": SMALL_SPEECH,
@@ -65,7 +65,7 @@ def test_a_clip_shorter_than_one_frame_is_one_frame(batch: Batch) -> None:
     output = _run(_model(), replace(batch, audio_lengths_B=torch.tensor([1, 9, 29, 30, 34, 200])))
     assert output.logits_BC.isfinite().all()
     # A frame sees 10 + (3 - 1) * 5 + (2 - 1) * 10 = 30 samples, and the next begins 20 later.
-    assert output.audio.mask_BT.sum(dim=1).tolist() == [1, 1, 1, 1, 1, 9]
+    assert there(output.audio).mask_BT.sum(dim=1).tolist() == [1, 1, 1, 1, 1, 9]
 
 
 def test_masked_samples_are_silence(batch: Batch) -> None:
