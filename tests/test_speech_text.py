@@ -103,7 +103,9 @@ def test_a_saved_model_answers_the_same_to_the_bit_and_names_no_place(
     freeze: str, batch: Batch, tmp_path: Path
 ) -> None:
     torch.manual_seed(1)
-    BertModel(BertConfig(**{k: v for k, v in SMALL_WORDS.items() if k != "model_type"})).save_pretrained(tmp_path / "words")
+    BertModel(BertConfig(**{k: v for k, v in SMALL_WORDS.items() if k != "model_type"})).save_pretrained(
+        tmp_path / "words"
+    )
     model = _model(text_encoder=tmp_path / "words", text_architecture=None, freeze=freeze)
     models.save(model, tmp_path / "saved")
     written = (tmp_path / "saved" / "config.json").read_text(encoding="utf-8")
@@ -121,6 +123,8 @@ def test_new_heads_come_from_the_saved_configuration(tmp_path: Path) -> None:
     config = {**pretrained.config.to_dict(), "num_classes": 4}
     tuned = models.build(config.pop("system"), **config)
     report = tuned.load_state_dict(pretrained.state_dict(), strict=False)
+    models.save(tuned, tmp_path / "tuned")
+    assert str(tmp_path) not in (tmp_path / "tuned" / "config.json").read_text(encoding="utf-8")
     assert not report.unexpected_keys
     assert {key.split(".")[0] + "." for key in report.missing_keys} == set(SpeechTextModel.HEADS)
 
