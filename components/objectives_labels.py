@@ -38,7 +38,7 @@ class MultiLabel:
     """Binary cross-entropy of each label by itself, and its mean over the model's stages.
 
     Attributes:
-        threshold: a label is there when its annotated value exceeds this; a value of NaN is unknown, and counts nothing.
+        threshold: a label is there when its annotated value exceeds this; NaN is unknown, and counts nothing.
         augment: what is hidden from the model.
     """
 
@@ -50,7 +50,10 @@ class MultiLabel:
     def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> Terms:
         labels_BC = batch.labels_BC
         losses, counts = zip(
-            *(multilabel_loss(each_BC, labels_BC, self.threshold) for each_BC in _stages(self.augment, model, batch, moment)),
+            *(
+                multilabel_loss(each_BC, labels_BC, self.threshold)
+                for each_BC in _stages(self.augment, model, batch, moment)
+            ),
             strict=True,
         )
         return Terms(torch.stack(losses).mean(dim=0, keepdim=True), counts[0][None])

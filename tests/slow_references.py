@@ -43,7 +43,9 @@ def attention(query: Array, key: Array, value: Array, allowed: NDArray[np.bool_]
         part = slice(head * size, (head + 1) * size)
         for place in range(len(query)):
             scores = [
-                math.exp(float(query[place, part] @ key[other, part]) / math.sqrt(size)) if allowed[place, other] else 0.0
+                math.exp(float(query[place, part] @ key[other, part]) / math.sqrt(size))
+                if allowed[place, other]
+                else 0.0
                 for other in range(len(key))
             ]
             if sum(scores) > 0:

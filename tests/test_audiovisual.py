@@ -96,7 +96,9 @@ def test_windows_cover_the_clip_and_one_window_is_the_whole(batch: Batch) -> Non
         torch.testing.assert_close(parts_BKC[row, last], output.logits_BC[row])
         # The past alone: the first window is what the model says of a clip that ends there.
         cut = replace(
-            collate(ToyClips(6), [row]), audio_lengths_B=torch.tensor([5]), video_lengths_B=batch.video_lengths_B[row : row + 1].clamp(max=5)
+            collate(ToyClips(6), [row]),
+            audio_lengths_B=torch.tensor([5]),
+            video_lengths_B=batch.video_lengths_B[row : row + 1].clamp(max=5),
         )
         torch.testing.assert_close(parts_BKC[row, 0], _run(model, cut).logits_BC[0], rtol=1e-4, atol=1e-5)
 
@@ -122,7 +124,6 @@ def test_a_saved_model_answers_the_same_to_the_bit(batch: Batch, tmp_path: Path)
     for other in (models.load(tmp_path), AutoModel.from_pretrained(tmp_path)):
         assert isinstance(other, AudiovisualModel)
         assert torch.equal(_run(other, batch).logits_BC, _run(model, batch).logits_BC)
-        assert other.config.to_dict() == model.config.to_dict()
 
 
 def test_new_heads_come_from_the_saved_configuration(tmp_path: Path) -> None:
@@ -131,6 +132,8 @@ def test_new_heads_come_from_the_saved_configuration(tmp_path: Path) -> None:
     config = {**pretrained.config.to_dict(), "num_classes": 4}
     tuned = models.build(config.pop("system"), **config)
     report = tuned.load_state_dict(pretrained.state_dict(), strict=False)
+    models.save(tuned, tmp_path / "tuned")
+    assert str(tmp_path) not in (tmp_path / "tuned" / "config.json").read_text(encoding="utf-8")
     assert not report.unexpected_keys
     assert {key.split(".")[0] + "." for key in report.missing_keys} == set(AudiovisualModel.HEADS)
 

@@ -125,10 +125,13 @@ def test_augmentation_hides_as_the_slow_loop(
 
 
 @FEW
-@given(LENGTHS.filter(lambda each: sum(max(a, v) > 0 for a, v, _ in each) > 1), st.floats(0.01, 0.6), st.integers(1, 4), st.integers(0, 2**20))
-def test_joint_masks_are_the_slow_loop(
-    lengths: list[tuple[int, int, int]], share: float, span: int, seed: int
-) -> None:
+@given(
+    LENGTHS.filter(lambda each: sum(max(a, v) > 0 for a, v, _ in each) > 1),
+    st.floats(0.01, 0.6),
+    st.integers(1, 4),
+    st.integers(0, 2**20),
+)
+def test_joint_masks_are_the_slow_loop(lengths: list[tuple[int, int, int]], share: float, span: int, seed: int) -> None:
     clips = _clips(lengths, seed)
     batch, moment, bank = _batch(clips), Moment(seed, 2), fill_bank(clips, num_frames=50, seed=seed)
     masked = mask_jointly(JointMaskSettings(share, span), batch, moment, bank)

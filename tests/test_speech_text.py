@@ -17,7 +17,7 @@ from components.clip import Modality
 from components.models.speech_text import SpeechTextModel, SpeechTextOutput
 from components.objectives import Classification
 from components.training import FitSettings, fit, predict
-from tests.toy_pairs import SMALL_SPEECH, SMALL_WORDS, WORDS, waves_and_words
+from tests.toy_pairs import SMALL_SPEECH, SMALL_WORDS, WORDS, there, waves_and_words
 
 SIZES: dict[str, Any] = {
     "audio_architecture": SMALL_SPEECH,
@@ -65,7 +65,7 @@ def test_a_clip_shorter_than_one_frame_is_one_frame(batch: Batch) -> None:
     output = _run(_model(), replace(batch, audio_lengths_B=torch.tensor([1, 9, 29, 30, 34, 200])))
     assert output.logits_BC.isfinite().all()
     # A frame sees 10 + (3 - 1) * 5 + (2 - 1) * 10 = 30 samples, and the next begins 20 later.
-    assert output.audio.mask_BT.sum(dim=1).tolist() == [1, 1, 1, 1, 1, 9]
+    assert there(output.audio).mask_BT.sum(dim=1).tolist() == [1, 1, 1, 1, 1, 9]
 
 
 def test_masked_samples_are_silence(batch: Batch) -> None:
@@ -103,7 +103,9 @@ def test_a_saved_model_answers_the_same_to_the_bit_and_names_no_place(
     freeze: str, batch: Batch, tmp_path: Path
 ) -> None:
     torch.manual_seed(1)
-    BertModel(BertConfig(**{k: v for k, v in SMALL_WORDS.items() if k != "model_type"})).save_pretrained(tmp_path / "words")
+    BertModel(BertConfig(**{k: v for k, v in SMALL_WORDS.items() if k != "model_type"})).save_pretrained(
+        tmp_path / "words"
+    )
     model = _model(text_encoder=tmp_path / "words", text_architecture=None, freeze=freeze)
     models.save(model, tmp_path / "saved")
     written = (tmp_path / "saved" / "config.json").read_text(encoding="utf-8")
@@ -121,6 +123,8 @@ def test_new_heads_come_from_the_saved_configuration(tmp_path: Path) -> None:
     config = {**pretrained.config.to_dict(), "num_classes": 4}
     tuned = models.build(config.pop("system"), **config)
     report = tuned.load_state_dict(pretrained.state_dict(), strict=False)
+    models.save(tuned, tmp_path / "tuned")
+    assert str(tmp_path) not in (tmp_path / "tuned" / "config.json").read_text(encoding="utf-8")
     assert not report.unexpected_keys
     assert {key.split(".")[0] + "." for key in report.missing_keys} == set(SpeechTextModel.HEADS)
 

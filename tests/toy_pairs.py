@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.features import ClipFeatures
+
+Value = TypeVar("Value")
 
 AUDIO_FEATURES, VIDEO_FEATURES, WORDS = 6, 4, 40
 
@@ -34,6 +36,12 @@ SMALL_WORDS: dict[str, Any] = {
     "intermediate_size": 32,
     "max_position_embeddings": 32,
 }
+
+
+def there(value: Value | None) -> Value:
+    """A part of a system that this test knows to be built."""
+    assert value is not None
+    return value
 
 
 class ClipsInMemory:

@@ -193,12 +193,8 @@ class AudiovisualModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # tra
         audio_mask_BT = valid_steps(audio_lengths_B, num_steps)
         video_mask_BT = valid_steps(video_lengths_B, num_steps)
         step_mask_BT = audio_mask_BT | video_mask_BT
-        audio_BTD = _projected(
-            self.audio_projection, self.normalised_audio(audio_BTF), audio_mask_BT, audio_masked_BT
-        )
-        video_BTD = _projected(
-            self.video_projection, self.normalised_video(video_BTF), video_mask_BT, video_masked_BT
-        )
+        audio_BTD = _projected(self.audio_projection, self.normalised_audio(audio_BTF), audio_mask_BT, audio_masked_BT)
+        video_BTD = _projected(self.video_projection, self.normalised_video(video_BTF), video_mask_BT, video_masked_BT)
         video_from_audio_BTD = self.video_from_audio(video_BTD, audio_BTD, audio_mask_BT)
         audio_from_video_BTD = self.audio_from_video(audio_BTD, video_BTD, video_mask_BT)
         joint_BTE = self.joint(torch.cat([video_from_audio_BTD, audio_from_video_BTD], dim=2), None, step_mask_BT)

@@ -177,6 +177,6 @@ def _configuration(architecture: dict[str, Any], setting: str) -> PreTrainedConf
 def _unreadable(name: str | Path, setting: str, error: Exception) -> str:
     why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"speech_text: {setting} = {str(name)!r} is no encoder that can be read ({why}): give a folder with config.json "
-        "and model.safetensors, or a name on the hub"
+        f"speech_text: {setting} = {str(name)!r} is no encoder that can be read ({why}): give a folder with "
+        "config.json and model.safetensors, or a name on the hub"
     )
