@@ -128,7 +128,7 @@ def test_strange_files_are_refused_by_reason(tmp_path: Path) -> None:
     (tmp_path / "Video/session6/S20H/T/MSP-IMPROV-S20H-M06-T-MM01.avi").write_bytes(LFS_POINTER)
     items = list(msp_improv.read(tmp_path, EMOTION))
     assert {(Path(refusal.uri).parent.name, refusal.reason) for refusal in refusals_of(items)} == {
-        ("R", "duplicate-name"),
+        ("copy", "duplicate-name"),
         ("S", "name-unknown"),
         ("T", "git-lfs-stub"),
     }
