@@ -85,9 +85,9 @@ def extract(clips_folder: Path, target: Path, config: Features) -> None:
 
 
 def extract_clips(clips: Sequence[Clip], *, config: Features, tokenizer: Tokenizer, folder: Path) -> list[Skipped]:
-    """Write shards of some clips, without their labels, into a folder, as with the settings of another model; returns those left out.
+    """Write shards of some clips into a folder, as with the settings of another model; returns those left out.
 
-    The folder is read by `ShardSet(sorted(folder.glob("*.arrow")))`; what is in it is replaced.
+    Labels are not written. The folder is read by `ShardSet(sorted(folder.glob("*.arrow")))`; what is in it is replaced.
     """
     shutil.rmtree(folder, ignore_errors=True)
     plans = plan_shards(clips, folder.absolute(), config, tokenizer, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -74,8 +75,8 @@ class EvaluationProtocol:
         validation = self._drawn(rest, len(there), seed) if self.validation_share else self._next(groups, number)
         if not set(rest) - set(validation):
             raise ValueError(
-                f"protocol {self.name} leaves no {self.unit} for training: {len(there)} are too few for {self.num_folds} "
-                "folds with one for validation"
+                f"protocol {self.name} leaves no {self.unit} for training: {len(there)} are too few for "
+                f"{self.num_folds} folds with one for validation"
             )
         return Fold(frozenset(test), frozenset(validation))
 
@@ -83,7 +84,7 @@ class EvaluationProtocol:
         if len(units) < self.num_folds:
             raise ValueError(f"{len(units)} {self.unit}s cannot be cut into {self.num_folds} folds: take fewer folds")
         ends = [number * len(units) // self.num_folds for number in range(self.num_folds + 1)]
-        return [list(units[start:end]) for start, end in zip(ends, ends[1:], strict=False)]
+        return [list(units[start:end]) for start, end in itertools.pairwise(ends)]
 
     def _next(self, groups: Sequence[Sequence[str]], number: int) -> Sequence[str]:
         """The next group that is there: of a part of a corpus, some may be empty."""

@@ -89,9 +89,7 @@ def _check_labels(labelled: Sequence[Clip], task: Task) -> None:
         raise ValueError(f"every labelled clip is {present.pop()!r}: there is nothing to tell apart, add other labels")
 
 
-def _divide_as(
-    protocol: EvaluationProtocol, clips: Sequence[Clip], *, number: int, seed: int
-) -> dict[str, Split]:
+def _divide_as(protocol: EvaluationProtocol, clips: Sequence[Clip], *, number: int, seed: int) -> dict[str, Split]:
     """The splits of one fold. A speaker of a held-out session is held out also where nothing of him is labelled."""
     units_of: dict[str, set[str]] = defaultdict(set)
     for clip in clips:

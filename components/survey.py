@@ -99,7 +99,8 @@ def survey(candidates: Sequence[Candidate], work: Callable[[Candidate], Outcome]
     try:
         with tempfile.TemporaryDirectory(prefix="affect-begun-") as begun:
             rows = ray.data.from_items(
-                [{"index": index, "candidate": candidate} for index, candidate in enumerate(candidates)], override_num_blocks=num_blocks
+                [{"index": index, "candidate": candidate} for index, candidate in enumerate(candidates)],
+                override_num_blocks=num_blocks,
             ).map(
                 partial(_step, work=work, begun=begun),
                 num_cpus=1,
@@ -108,7 +109,9 @@ def survey(candidates: Sequence[Candidate], work: Callable[[Candidate], Outcome]
             for row in rows.iter_rows():
                 outcomes[int(row["index"])] = _OUTCOME.validate_json(row["outcome"])
                 if len(outcomes) % 50 == 0 or len(outcomes) == len(candidates):
-                    progress(stage="ingest", done=len(outcomes), total=len(candidates), message=f"{len(outcomes)} clips")
+                    progress(
+                        stage="ingest", done=len(outcomes), total=len(candidates), message=f"{len(outcomes)} clips"
+                    )
     finally:
         context.enable_progress_bars = had_bars
     return [outcomes[index] for index in range(len(candidates))]

@@ -115,7 +115,7 @@ def read(folder: Path) -> Task:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run the stage again that writes {folder}")
     labels = _parse(path)
-    values = _parse(folder / FILE) if (folder / FILE).exists() else {"kind": "classes"}
+    values: Any = _parse(folder / FILE) if (folder / FILE).exists() else {"kind": "classes"}
     try:
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise ValueError("labels.json is no list of names")

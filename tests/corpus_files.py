@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 
 from components import datasets, media, params
 from components.clip import Clip
@@ -27,7 +28,9 @@ def write_sound(path: Path, duration_s: float = 0.4, *, sample_rate_hz: int = 16
     path.parent.mkdir(parents=True, exist_ok=True)
     time_T = np.arange(round(sample_rate_hz * duration_s)) / sample_rate_hz
     pitch_hz = 150 + sum(path.name.encode()) % 400
-    media.write_wav(path, (0.3 * np.sin(2 * np.pi * pitch_hz * time_T)).astype(np.float32), sample_rate_hz=sample_rate_hz)
+    media.write_wav(
+        path, (0.3 * np.sin(2 * np.pi * pitch_hz * time_T)).astype(np.float32), sample_rate_hz=sample_rate_hz
+    )
     return path
 
 
@@ -36,6 +39,7 @@ def write_film(path: Path, *, codec: str, num_frames: int = 10, frame_rate_hz: i
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=frame_rate_hz)
+        assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for number in range(num_frames):
             frame_HW3 = np.full((48, 64, 3), 60 + 10 * number, np.uint8)

@@ -166,8 +166,7 @@ def test_real_names_and_votes(tmp_path: Path) -> None:
         voted = clips_of(list(crema_d.read(tmp_path, task)))
         assert all(sum(clip.labels.values()) == pytest.approx(1) for clip in voted)
         agreement[task.name] = sum(
-            [name for name, share in clip.labels.items() if share == max(clip.labels.values())]
-            == list(acted.labels)
+            [name for name, share in clip.labels.items() if share == max(clip.labels.values())] == list(acted.labels)
             for clip, acted in zip(voted, clips, strict=True)
         ) / len(voted)
     assert agreement == pytest.approx({"crowd": 0.722, "crowd_face": 0.663, "crowd_voice": 0.416}, abs=0.01)

@@ -54,7 +54,9 @@ def make(root: Path) -> None:
     session = root / "Session1"
     write_text(session / "dialog/EmoEvaluation/Ses01F_impro01.txt", *RATINGS)
     # One rater's answers, and the twin that macOS leaves: neither counts.
-    write_text(session / "dialog/EmoEvaluation/Categorical/Ses01F_impro01_e2_cat.txt", "Ses01F_impro01_F000 :Neutral; ()")
+    write_text(
+        session / "dialog/EmoEvaluation/Categorical/Ses01F_impro01_e2_cat.txt", "Ses01F_impro01_F000 :Neutral; ()"
+    )
     write_text(session / "dialog/EmoEvaluation/Attribute/Ses01F_impro01_e3_atr.txt", *RATINGS)
     (session / "dialog/EmoEvaluation/._Ses01F_impro01.txt").write_bytes(b"\0\5\xff\xfe")
     write_text(session / "dialog/transcriptions/Ses01F_impro01.txt", *WORDS)

@@ -311,7 +311,7 @@ def test_folds_by_speaker_cover_a_corpus_without_protocol(tmp_path: Path) -> Non
         assert of_split["validation"]
         tested.update(of_split["test"])
     assert tested == Counter(f"s{number}" for number in range(6))
-    with pytest.raises(ValueError, match="ingest.fold = 3: 3 folds by speaker has 3 folds, 0 to 2"):
+    with pytest.raises(ValueError, match=r"ingest\.fold = 3: 3 folds by speaker has 3 folds, 0 to 2"):
         ingest.ingest(resolved("table", root, ingest={"num_folds": 3, "fold": 3}), tmp_path / "clips")
 
 
@@ -344,7 +344,10 @@ def test_splits_are_seeded_sized_and_class_complete() -> None:
     clips = [clip for clip in clips if "sad" not in clip.labels or clip.speaker_id in ("s03", "s11", "s17", "s20")]
     division = splits.divide(clips, params.Ingest(), task=TASK, seed=0)
     assert division == splits.divide(clips, params.Ingest(), task=TASK, seed=0)
-    assert len({tuple(sorted(splits.divide(clips, params.Ingest(), task=TASK, seed=seed).items())) for seed in range(5)}) > 1
+    assert (
+        len({tuple(sorted(splits.divide(clips, params.Ingest(), task=TASK, seed=seed).items())) for seed in range(5)})
+        > 1
+    )
     assert Counter(division.values()) == {"train": 14, "validation": 4, "test": 6}
     for split in ("train", "validation", "test"):
         assert {"happy", "sad"} == {name for c in clips if division[c.speaker_id] == split for name in c.labels}

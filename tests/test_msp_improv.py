@@ -143,7 +143,9 @@ def test_what_is_missing_is_named_with_its_source(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no Evalution\.txt \(or Evaluation\.txt\) below"):
         list(msp_improv.read(tmp_path, EMOTION))
     # The order of another corpus of the same laboratory.
-    write_text(tmp_path / "Evalution.txt", *RATINGS[:3], "", RATINGS[4].replace("A:1.5", "V:1.5").replace("V:1.25", "A:1.25"))
+    write_text(
+        tmp_path / "Evalution.txt", *RATINGS[:3], "", RATINGS[4].replace("A:1.5", "V:1.5").replace("V:1.25", "A:1.25")
+    )
     with pytest.raises(ValueError, match=r"line 5: 'UTD-IMPROV-S01A-F01-S-FM02\.avi; A; V:1\.5"):
         list(msp_improv.read(tmp_path, EMOTION))
     write_text(tmp_path / "Evalution.txt", "")

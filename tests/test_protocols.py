@@ -106,13 +106,13 @@ def test_wrong_names_and_numbers_are_refused() -> None:
         datasets.protocol_of(corpus, params.Ingest(protocol="actor"))
     with pytest.raises(ValueError, match=r"ingest.fold = 6: actors has 6 folds, 0 to 5"):
         chosen.fold([f"Actor_{number:02d}" for number in range(1, 25)], 6, seed=0)
-    with pytest.raises(ValueError, match="leave ingest.num_folds empty"):
+    with pytest.raises(ValueError, match=r"leave ingest\.num_folds empty"):
         datasets.protocol_of(corpus, params.Ingest(protocol="actors", num_folds=3))
-    with pytest.raises(ValueError, match="without folds: set ingest.protocol or ingest.num_folds"):
+    with pytest.raises(ValueError, match=r"without folds: set ingest\.protocol or ingest\.num_folds"):
         datasets.protocol_of(corpus, params.Ingest(fold=1))
     with pytest.raises(ValueError, match="leave one of the two out"):
         datasets.protocol_of(corpus, params.Ingest(num_folds=4, test_speakers=["Actor_01"]))
-    with pytest.raises(ValueError, match="set ingest.num_folds instead"):
+    with pytest.raises(ValueError, match=r"set ingest\.num_folds instead"):
         datasets.protocol_of(params.Corpus(dataset="table", root="a.csv"), params.Ingest(protocol="actors"))
     with pytest.raises(ValueError, match="does not know speaker 'ann'"):
         chosen.fold(["Actor_01", "ann"], 0, seed=0)
@@ -159,9 +159,7 @@ def test_sessions_keep_all_their_speakers_and_clips_together(task: Task) -> None
 def test_speaker_of_a_held_out_session_is_held_out_without_labels_too() -> None:
     clips = people()
     clips.append(Clip("guest", "guest", "session3", transcript=""))
-    division = splits.divide(
-        clips, params.Ingest(fold=1), task=TASK, protocol=msp_improv.PROTOCOLS["sessions"], seed=0
-    )
+    division = splits.divide(clips, params.Ingest(fold=1), task=TASK, protocol=msp_improv.PROTOCOLS["sessions"], seed=0)
     assert splits.assign(clips[-1], division) is None
 
 
@@ -177,10 +175,11 @@ def test_speaker_in_two_sessions_is_told() -> None:
 
 
 def test_own_splits_and_folds_contradict() -> None:
+    own: tuple[Split, ...] = ("train", "validation", "test")
     clips = [
         Clip(f"{name}{number}", f"s{number}", split=split, transcript="", labels={name: 1.0})
         for name in ("happy", "sad")
-        for number, split in enumerate(("train", "validation", "test"))
+        for number, split in enumerate(own)
     ]
     protocol = protocols.by_speaker(3, validation_share=0.2)
     with pytest.raises(ValueError, match="protocol or num_folds is set, but the corpus has splits of its own"):

@@ -10,6 +10,7 @@ the actor was asked to show (`acted`), and the votes of the people who rated voi
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,9 +44,7 @@ PROTOCOLS: Mapping[str, EvaluationProtocol] = {
         description="five folds of 18 actors in the order of their numbers, 19 in the last; the next fold validates",
         unit="speaker",
         num_folds=_NUM_FOLDS,
-        groups=tuple(
-            tuple(str(actor) for actor in range(first, end)) for first, end in zip(_ENDS, _ENDS[1:], strict=False)
-        ),
+        groups=tuple(tuple(str(actor) for actor in range(first, end)) for first, end in itertools.pairwise(_ENDS)),
     ),
 }
 SOURCE: str = "https://github.com/CheyneyComputerScience/CREMA-D (clone it with git-lfs)"
@@ -96,7 +95,9 @@ def read(root: Path, task: Task | None) -> Iterator[Clip | Refusal]:
     votes = _votes(root, _QUERY_OF[task.name]) if task is not None and task.name in _QUERY_OF else None
     for name, found in sorted(files.items()):
         if name in _BROKEN:
-            yield Refusal(str(next(iter(found.values()))), "broken-release", f"{_BROKEN[name]}: published lists omit it")
+            yield Refusal(
+                str(next(iter(found.values()))), "broken-release", f"{_BROKEN[name]}: published lists omit it"
+            )
         else:
             yield _clip(name, found, task, votes)
 
@@ -118,17 +119,14 @@ def _clip(
     name: str, files: Mapping[str, Path], task: Task | None, votes: Mapping[str, dict[str, float]] | None
 ) -> Clip:
     actor, sentence, emotion, _ = name.split("_")
-    if votes is not None:
-        labels = votes.get(name, {})
-    else:
-        labels = {} if task is None else {_CODES[emotion]: 1.0}
+    acted = {} if task is None else {_CODES[emotion]: 1.0}
     return Clip(
         clip_id=name,
         speaker_id=actor,
         audio_uri=str(files["sound"]) if "sound" in files else None,
         video_uri=str(files["picture"]) if "picture" in files else None,
         transcript=_SENTENCES[sentence],
-        labels=labels,
+        labels=acted if votes is None else votes.get(name, {}),
     )
 
 

@@ -77,7 +77,8 @@ def read(root: Path, task: Task | None) -> Iterator[Clip]:
     Raises:
         ValueError: always.
     """
-    raise ValueError(f"dataset synthetic is generated and has no root: leave root empty instead of {root}")
+    asked = f" for the task {task.name}" if task else ""
+    raise ValueError(f"dataset synthetic is generated and has no root{asked}: leave root empty instead of {root}")
 
 
 def plan(settings: params.Synthetic) -> Sequence[SyntheticPlan]:
