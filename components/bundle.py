@@ -1,5 +1,8 @@
 """The bundle: one folder with all that is needed to predict, to check the prediction, and to say where it is from.
 
+Beside the files that every bundle has, `task.json` says what is asked, and a bundle of several labels has their
+`thresholds.json`.
+
 In Hugging Face form, so that `AutoModel.from_pretrained` reads it (after `import components.models.trimodal`).
 Nothing in it is ever unpickled. `python -m components.bundle` is the stage that writes `build/bundle`.
 """
@@ -13,8 +16,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components import batches, bundle_files, card, drift, golden, params, predictor, provenance, report, shards
-from components.bundle_files import CARD, CONFIG, DRIFT_REFERENCE, GOLDEN, LABELS, PREPROCESS, PROVENANCE, TOKENIZER
+from components import bundle_files, card, drift, golden, params, predictor, provenance, report, shards
+from components.bundle_files import (
+    CARD,
+    CONFIG,
+    DRIFT_REFERENCE,
+    GOLDEN,
+    LABELS,
+    PREPROCESS,
+    PROVENANCE,
+    TASK,
+    THRESHOLDS,
+    TOKENIZER,
+)
 from components.datasets import synthetic
 from components.drift import DriftReference
 from components.golden import Golden, GoldenRequest
@@ -42,7 +56,7 @@ class Bundle(Predictor):
     drift_reference: DriftReference
 
     def golden_error(self) -> float:
-        """Largest distance between a golden probability and what this bundle answers here."""
+        """Largest distance between a golden answer and what this bundle answers here."""
         return self.golden.error(self)
 
 
@@ -65,7 +79,18 @@ def load(folder: Path) -> Bundle:
             f"{folder / name} is damaged ({error}): build it again with `dvc repro`, or fetch it again"
         ) from error
     core = predictor.load(folder)
-    return Bundle(core.model, core.features, core.tokenizer, core.labels, folder, version, origin, requests, reference)
+    return Bundle(
+        core.model,
+        core.features,
+        core.tokenizer,
+        core.task,
+        core.thresholds,
+        folder,
+        version,
+        origin,
+        requests,
+        reference,
+    )
 
 
 def write(target: Path, *, settings: params.Params, requests: tuple[GoldenRequest, ...], build: Path = BUILD) -> Bundle:
@@ -101,6 +126,9 @@ def _fill(folder: Path, *, settings: params.Params, requests: tuple[GoldenReques
             raise FileNotFoundError(f"{path} is missing: run `dvc repro {source}` first")
         # By content: DVC may have linked the file read-only into its cache.
         shutil.copyfile(path, folder / name)
+    for name, source in ((TASK, "finetune"), (THRESHOLDS, "evaluation")):
+        if (build / source / name).exists():
+            shutil.copyfile(build / source / name, folder / name)
     core = predictor.load(folder)
     figures = report.read(build / "evaluation" / report.FILE)
     origin = provenance.trace(settings, synthetic=figures.synthetic, build=build)
@@ -110,20 +138,27 @@ def _fill(folder: Path, *, settings: params.Params, requests: tuple[GoldenReques
     progress(stage="bundle", done=2, total=3, message="golden requests")
     write_atomically(folder / GOLDEN, golden.answer(requests, core).to_json())
     num_parameters = sum(parameter.numel() for parameter in core.model.parameters())
-    text = card.write(figures, origin, labels=core.labels, features=core.features, num_parameters=num_parameters)
+    text = card.write(figures, origin, task=core.task, features=core.features, num_parameters=num_parameters)
     write_atomically(folder / CARD, text.encode())
 
 
 def _describe_inputs(core: Predictor, build: Path) -> DriftReference:
     train = shards.open_split(build / "features", "train")
     validation = shards.open_split(build / "features", "validation")
-    return drift.describe([train.features(index) for index in range(len(train))], _class_shares(core, validation))
+    clips = [train.features(index) for index in range(len(train))]
+    answers_NC = core.answers([validation.features(index) for index in range(len(validation))])
+    if core.task.kind == "values":
+        return drift.describe(clips, np.zeros(0, dtype=np.float32), drift.columns_of(list(answers_NC)))
+    return drift.describe(clips, _shares(core, answers_NC))
 
 
-def _class_shares(core: Predictor, source: batches.ClipSource) -> NDArray[np.float32]:
-    answers_N = core.probabilities([source.features(index) for index in range(len(source))]).argmax(axis=1)
-    counts_C = np.bincount(answers_N, minlength=len(core.labels))
-    return (counts_C / max(1, len(answers_N))).astype(np.float32)
+def _shares(core: Predictor, answers_NC: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The share of clips for which each class, or each of several labels, is answered."""
+    if core.task.kind == "multilabel":
+        counts_C = (answers_NC >= np.asarray(core.thresholds)).sum(axis=0)
+    else:
+        counts_C = np.bincount(answers_NC.argmax(axis=1), minlength=len(core.labels))
+    return (counts_C / max(1, len(answers_NC))).astype(np.float32)
 
 
 def main() -> None:

@@ -14,12 +14,18 @@ CONFIG: Final = "config.json"
 PREPROCESS: Final = "preprocess.json"
 TOKENIZER: Final = "tokenizer.json"
 LABELS: Final = "labels.json"
+TASK: Final = "task.json"
+THRESHOLDS: Final = "thresholds.json"
 PROVENANCE: Final = "provenance.json"
 GOLDEN: Final = "golden.json"
 DRIFT_REFERENCE: Final = "drift_reference.npz"
 CARD: Final = "CARD.md"
 
 FILES: Final = (WEIGHTS, CONFIG, PREPROCESS, TOKENIZER, LABELS, PROVENANCE, GOLDEN, DRIFT_REFERENCE, CARD)
+
+# What is asked, where it is not just one class of several by name, and the thresholds of several labels. A bundle from
+# before there were other tasks has neither, and keeps its version.
+OPTIONAL_FILES: Final = (TASK, THRESHOLDS)
 
 # Probabilities of the same weights differ by the order of float32 sums, which is far below this.
 GOLDEN_TOLERANCE: Final = 1e-5
@@ -36,11 +42,16 @@ def check_complete(folder: Path) -> None:
     if not folder.is_dir():
         raise ValueError(f"bundle {folder}: there is no such folder; build one with `dvc repro`")
     for name in FILES:
-        path = folder / name
-        if not path.is_file():
+        if not (folder / name).is_file():
             raise ValueError(f"bundle {folder}: {name} is missing; build it again with `dvc repro`, or fetch it again")
-        if path.stat().st_size == 0:
+    for name in files_of(folder):
+        if (folder / name).stat().st_size == 0:
             raise ValueError(f"bundle {folder}: {name} is empty; build it again with `dvc repro`, or fetch it again")
+
+
+def files_of(folder: Path) -> tuple[str, ...]:
+    """The names of a bundle's files: those that every one has, and the optional ones that this one has."""
+    return (*FILES, *(name for name in OPTIONAL_FILES if (folder / name).is_file()))
 
 
 def version_of(folder: Path) -> str:
@@ -51,7 +62,7 @@ def version_of(folder: Path) -> str:
     """
     check_complete(folder)
     digest = hashlib.sha256()
-    for name in FILES:
+    for name in files_of(folder):
         with (folder / name).open("rb") as file:
             digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()[:_VERSION_LENGTH]

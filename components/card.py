@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Final
 
 from components import params
+from components.metrics import Interval
 from components.provenance import Provenance
-from components.report import Report
+from components.report import HEADLINES, ClassReport, LabelReport
+from components.task import Kind, Task
 
 _SYNTHETIC_NOTICE = """\
 > **SYNTHETIC DATA.** This model was trained and measured on generated recordings: drawn faces and synthesized
 > voices. Its figures say that the platform works; they say nothing about how well it recognises people's emotions.
 """
+
+_TEST_NOTICE = """\
+> **CHOSEN ON THE TEST PART.** The epoch of this model is the one that did best on the very clips that the figures
+> below are from. They are better than what it reaches on people it has not met.
+"""
+
+_SAYS: Final[Mapping[Kind, str]] = {
+    "classes": "names one of {num} emotions: {labels}",
+    "multilabel": "says of each of {num} emotions whether it is there: {labels}",
+    "values": "rates {num} dimension(s) from {low:g} to {high:g}: {labels}",
+}
 
 _INTENDED_USE = """\
 ## Intended use
@@ -31,24 +45,74 @@ not agree to it, or any claim about what somebody truly feels. A label describes
 
 
 def write(
-    figures: Report, origin: Provenance, *, labels: Sequence[str], features: params.Features, num_parameters: int
+    figures: ClassReport | LabelReport,
+    origin: Provenance,
+    *,
+    task: Task,
+    features: params.Features,
+    num_parameters: int,
 ) -> str:
     """The card's text; equal arguments give equal text."""
+    low, high = task.scale or (0.0, 1.0)
+    says = _SAYS[task.kind].format(num=len(task.labels), labels=", ".join(task.labels), low=low, high=high)
     parts = [
         f"# Emotion recognition from audio, video and words ({origin.recipe})\n",
         _SYNTHETIC_NOTICE if figures.synthetic else "",
-        f"A cross-modal transformer ({origin.system}, {num_parameters:,} parameters) that names one of "
-        f"{len(labels)} emotions: {', '.join(labels)}.\n",
+        _TEST_NOTICE if figures.selected_on == "test" else "",
+        f"A cross-modal transformer ({origin.system}, {num_parameters:,} parameters) that {says}.\n",
         _INTENDED_USE.format(max_duration_s=features.max_duration_s, max_words=features.text.max_words),
-        _figures(figures),
+        _class_figures(figures) if isinstance(figures, ClassReport) else _label_figures(figures),
         _making(origin),
     ]
     return "\n".join(part for part in parts if part)
 
 
-def _figures(figures: Report) -> str:
-    said = " (synthetic)" if figures.synthetic else ""
+def _class_figures(figures: ClassReport) -> str:
+    named = {
+        "macro-F1": figures.macro_f1,
+        "unweighted accuracy (mean recall)": figures.ua,
+        "weighted accuracy": figures.wa,
+    }
     lines = [
+        *_table_of_figures(figures, named),
+        f"Always answering the most frequent label: macro-F1 {figures.majority_macro_f1:.3f}, weighted accuracy "
+        f"{figures.majority_wa:.3f}. Expected calibration error {figures.calibration_error:.3f}.",
+        "",
+        "| label | F1 |",
+        "|---|---|",
+        *(f"| {label} | {value:.3f} |" for label, value in figures.per_class_f1.items()),
+        "",
+        *_table_of_subsets(figures),
+    ]
+    return "\n".join(lines)
+
+
+def _label_figures(figures: LabelReport) -> str:
+    columns = list(dict.fromkeys(name for found in figures.by_label.values() for name in found))
+    lines = [
+        *_table_of_figures(figures, {name.replace("_", " "): interval for name, interval in figures.figures.items()}),
+        "Always giving the same answer: "
+        + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.constant.items())
+        + ".",
+        "",
+        f"| label | {' | '.join(name.replace('_', ' ') for name in columns)} |",
+        f"|---|{'---|' * len(columns)}",
+        *(
+            f"| {label} | {' | '.join(f'{found[name].value:.3f}' if name in found else '' for name in columns)} |"
+            for label, found in figures.by_label.items()
+        ),
+        "",
+        *_table_of_subsets(figures),
+    ]
+    if figures.thresholds is not None:
+        chosen = ", ".join(f"{label} {value:.3f}" for label, value in figures.thresholds.items())
+        lines += [f"A label counts as there from these probabilities on, chosen on validation speakers: {chosen}.", ""]
+    return "\n".join(lines)
+
+
+def _table_of_figures(figures: ClassReport | LabelReport, named: Mapping[str, Interval]) -> list[str]:
+    said = " (synthetic)" if figures.synthetic else ""
+    return [
         "## Figures",
         f"On {figures.num_clips} clips of {figures.num_speakers} held-out speakers of `{figures.dataset}`{said}; "
         "95 % intervals by resampling speakers.",
@@ -57,26 +121,19 @@ def _figures(figures: Report) -> str:
         "|---|---|---|---|",
         *(
             f"| {name} | {interval.value:.3f} | {interval.low:.3f} | {interval.high:.3f} |"
-            for name, interval in (
-                ("macro-F1", figures.macro_f1),
-                ("unweighted accuracy (mean recall)", figures.ua),
-                ("weighted accuracy", figures.wa),
-            )
+            for name, interval in named.items()
         ),
         "",
-        f"Always answering the most frequent label: macro-F1 {figures.majority_macro_f1:.3f}, weighted accuracy "
-        f"{figures.majority_wa:.3f}. Expected calibration error {figures.calibration_error:.3f}.",
-        "",
-        "| label | F1 |",
-        "|---|---|",
-        *(f"| {label} | {value:.3f} |" for label, value in figures.per_class_f1.items()),
-        "",
-        "| what the model is given | macro-F1 |",
+    ]
+
+
+def _table_of_subsets(figures: ClassReport | LabelReport) -> list[str]:
+    return [
+        f"| what the model is given | {HEADLINES[figures.kind].words} |",
         "|---|---|",
         *(f"| {subset} | {value:.3f} |" for subset, value in figures.subsets.items()),
         "",
     ]
-    return "\n".join(lines)
 
 
 def _making(origin: Provenance) -> str:

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ from components.features.text import UNKNOWN_ID
 from components.storage import write_atomically
 
 QUANTILES: Final = tuple(np.linspace(0, 1, 11).tolist())
+
+_VALUES: Final = "values"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,19 +46,27 @@ class Columns:
 
 @dataclass(frozen=True, eq=False)
 class DriftReference:
-    """Inputs of the training part, and how often each class was answered on the validation part."""
+    """Inputs of the training part, and what was answered on the validation part.
+
+    Attributes:
+        class_shares_C: the share of clips for which each class was answered, or each of several labels; of values,
+            nothing.
+        values: the distribution of each answered value; None for other kinds of task.
+    """
 
     modalities: Mapping[Modality, Columns]
     class_shares_C: NDArray[np.float32]
+    values: Columns | None = None
 
     def save(self, path: Path) -> None:
         """Write as plain arrays, without pickles; the same content gives the same bytes."""
         arrays: dict[str, NDArray[np.float32] | NDArray[np.int64]] = {"class_shares": self.class_shares_C}
-        for modality, columns in self.modalities.items():
-            arrays[f"{modality}_num_clips"] = np.asarray(columns.num_clips, dtype=np.int64)
-            arrays[f"{modality}_mean"] = columns.mean_F
-            arrays[f"{modality}_deviation"] = columns.deviation_F
-            arrays[f"{modality}_quantiles"] = columns.quantiles_QF
+        named = {**self.modalities, **({_VALUES: self.values} if self.values is not None else {})}
+        for name, columns in named.items():
+            arrays[f"{name}_num_clips"] = np.asarray(columns.num_clips, dtype=np.int64)
+            arrays[f"{name}_mean"] = columns.mean_F
+            arrays[f"{name}_deviation"] = columns.deviation_F
+            arrays[f"{name}_quantiles"] = columns.quantiles_QF
         content = io.BytesIO()
         np.savez_compressed(content, allow_pickle=False, **arrays)
         write_atomically(path, content.getvalue())
@@ -71,16 +81,9 @@ def load(path: Path) -> DriftReference:
     try:
         # From memory: numpy leaves a file open when it is no archive.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            columns = {
-                modality: Columns(
-                    int(arrays[f"{modality}_num_clips"]),
-                    arrays[f"{modality}_mean"],
-                    arrays[f"{modality}_deviation"],
-                    arrays[f"{modality}_quantiles"],
-                )
-                for modality in MODALITIES
-            }
-            return DriftReference(columns, arrays["class_shares"])
+            columns = {modality: _stored(arrays, modality) for modality in MODALITIES}
+            values = _stored(arrays, _VALUES) if f"{_VALUES}_num_clips" in arrays else None
+            return DriftReference(columns, arrays["class_shares"], values)
     except (zipfile.BadZipFile, KeyError, EOFError, ValueError, TypeError) as error:
         raise ValueError(f"no drift reference: {' '.join(str(error).split())}") from error
 
@@ -98,16 +101,19 @@ def summarise(features: ClipFeatures) -> dict[Modality, NDArray[np.float32]]:
     return rows
 
 
-def describe(clips: Sequence[ClipFeatures], class_shares_C: NDArray[np.float32]) -> DriftReference:
-    """The reference that these training clips make."""
+def describe(
+    clips: Sequence[ClipFeatures], class_shares_C: NDArray[np.float32], values: Columns | None = None
+) -> DriftReference:
+    """The reference that these training clips make, with what was answered on others."""
     rows: dict[Modality, list[NDArray[np.float32]]] = {modality: [] for modality in MODALITIES}
     for clip in clips:
         for modality, row in summarise(clip).items():
             rows[modality].append(row)
-    return DriftReference({name: _columns(found) for name, found in rows.items()}, class_shares_C)
+    return DriftReference({name: columns_of(found) for name, found in rows.items()}, class_shares_C, values)
 
 
-def _columns(rows: Sequence[NDArray[np.float32]]) -> Columns:
+def columns_of(rows: Sequence[NDArray[np.float32]]) -> Columns:
+    """The distribution of each column of some rows."""
     if not rows:
         nothing = np.zeros(0, dtype=np.float32)
         return Columns(0, nothing, nothing, np.zeros((len(QUANTILES), 0), dtype=np.float32))
@@ -117,4 +123,10 @@ def _columns(rows: Sequence[NDArray[np.float32]]) -> Columns:
         mean_F=values_NF.mean(axis=0).astype(np.float32),
         deviation_F=values_NF.std(axis=0).astype(np.float32),
         quantiles_QF=np.quantile(values_NF, QUANTILES, axis=0).astype(np.float32),
+    )
+
+
+def _stored(arrays: Mapping[str, NDArray[Any]], name: str) -> Columns:
+    return Columns(
+        int(arrays[f"{name}_num_clips"]), arrays[f"{name}_mean"], arrays[f"{name}_deviation"], arrays[f"{name}_quantiles"]
     )

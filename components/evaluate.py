@@ -1,13 +1,15 @@
 """The evaluation on held-out speakers: the only module that opens the test part.
 
 `python -m components.evaluate` is the stage that writes `build/evaluation`. `score_bundle` puts another bundle, the
-champion, in front of the very same clips.
+champion, in front of the very same clips. What the files hold depends on the kind of the task; `read_outcomes` reads
+those of classes, `read_answers` those of any kind.
 
-N clips, C classes.
+N clips, C labels.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,50 +19,57 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components import params, pictures, predictor, report, scoring, shards, training
+from components import measuring, params, pictures, predictor, report, scoring, shards, training
+from components import task as tasks
 from components.batches import ClipSource
-from components.bundle_files import LABELS, PREPROCESS, TOKENIZER
+from components.bundle_files import PREPROCESS, THRESHOLDS, TOKENIZER
 from components.clip import Clip
 from components.features import text
+from components.measuring import Origin
 from components.metrics import Outcomes
 from components.predictor import LoadedClips, Predictor
-from components.report import Report
+from components.report import HEADLINES, ClassReport, LabelReport, SelectedOn
 from components.scoring import Answers
 from components.stage import progress, run_stage
 
 BUILD = Path("build")
 PREDICTIONS = "predictions.parquet"
+SUMMARY = "summary.json"
 
 _BATCH_SIZE = 32
 
 
 class NoSharedLabels(ValueError):
-    """A bundle knows none of the labels that the test part has: there is nothing to score."""
+    """A bundle knows none of the labels that the test part has, or answers otherwise: there is nothing to score."""
 
 
-def score_bundle(bundle: Predictor, *, build: Path = BUILD) -> Outcomes:
+def score_bundle(bundle: Predictor, *, build: Path = BUILD) -> Answers:
     """Let a bundle answer the test part, each clip seen through the bundle's own preprocessing and tokenizer.
 
-    The classes are those of the test part, so that the outcomes of any two bundles can be compared. Labels are
-    aligned by name: one that the bundle does not know is never answered, and the probability of one that the test
-    part does not have is shared out among the others.
+    The task is that of the test part, so that the outcomes of any two bundles can be compared. Labels are
+    aligned by name: one that the bundle does not know is never answered, and the probability of a class that the
+    test part does not have is shared out among the others.
 
     Raises:
-        NoSharedLabels: the bundle knows none of the labels.
+        NoSharedLabels: the bundle knows none of the labels, or its task is of another kind.
         ValueError: the test part is damaged.
     """
-    labels = predictor.read_labels(build / "features" / LABELS)
-    if not set(labels) & set(bundle.labels):
+    task = predictor.read_task(build / "features")
+    if bundle.task.kind != task.kind:
+        raise NoSharedLabels(f"the bundle answers {bundle.task.kind}, the test part asks for {task.kind}")
+    if not set(task.labels) & set(bundle.labels):
         raise NoSharedLabels(
-            f"the bundle knows the labels {', '.join(bundle.labels)}, the test part has {', '.join(labels)}"
+            f"the bundle knows the labels {', '.join(bundle.labels)}, the test part has {', '.join(task.labels)}"
         )
     source = _seen_by(bundle, build)
-    probabilities_NC = training.predict(bundle.model, source, batch_size=_BATCH_SIZE)
-    return scoring.answers_of(source, scoring.align(probabilities_NC, bundle.labels, labels), labels).outcomes
+    answers_NC = training.predict(bundle.model, source, batch_size=_BATCH_SIZE, task=bundle.task)
+    known = dict(zip(bundle.labels, bundle.thresholds, strict=True)) if bundle.thresholds else {}
+    thresholds = tuple(known.get(label, 1.0) for label in task.labels) if known else ()
+    return scoring.answers_of(source, scoring.align(answers_NC, bundle.task, task), task, thresholds=thresholds)
 
 
 def read_outcomes(folder: Path, labels: tuple[str, ...]) -> Outcomes:
-    """The outcomes that an evaluation stored in its folder.
+    """The outcomes that an evaluation of a task of classes stored in its folder.
 
     Raises:
         FileNotFoundError: the evaluation has not run.
@@ -80,51 +89,116 @@ def read_outcomes(folder: Path, labels: tuple[str, ...]) -> Outcomes:
     return Outcomes(actual_N, predicted_N, table["speaker_id"].to_pylist(), len(labels))
 
 
+def read_answers(folder: Path) -> Answers:
+    """The answers to a task of several labels or of values that an evaluation stored in its folder.
+
+    Raises:
+        FileNotFoundError: the evaluation has not run.
+        ValueError: a file of it is damaged, or it was of classes.
+    """
+    path = folder / PREDICTIONS
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: run `dvc repro evaluate` first")
+    table = pq.read_table(path)
+    if "annotated" not in table.column_names:
+        raise ValueError(f"{path} has one class a clip: read it with read_outcomes")
+    task = predictor.read_task(folder)
+    return Answers(
+        task,
+        np.arange(len(table)),
+        tuple(table["clip_id"].to_pylist()),
+        tuple(table["speaker_id"].to_pylist()),
+        np.array(table["annotated"].to_pylist(), dtype=np.float64),
+        np.array(table["answers"].to_pylist(), dtype=np.float32),
+        predictor.read_thresholds(folder / THRESHOLDS, task),
+    )
+
+
 def main() -> None:
     """Write `build/evaluation`."""
     evaluate(params.load_params(), build=BUILD)
 
 
-def evaluate(settings: params.Params, *, build: Path) -> Report:
+def evaluate(settings: params.Params, *, build: Path) -> ClassReport | LabelReport:
     """Score the fine-tuned model on the test part and write `evaluation/` below `build`, in one step at the end.
+
+    The thresholds of a task of several labels are chosen on the validation part, whatever chose the epoch.
 
     Raises:
         FileNotFoundError: a stage before has not run.
         ValueError: what it left is damaged, or the test part has no labelled clip.
     """
-    labels = predictor.read_labels(build / "finetune" / LABELS)
+    task = predictor.read_task(build / "finetune")
     model = predictor.load_model(build / "finetune")
     source = shards.open_split(build / "features", "test")
-    answers = scoring.score(model, source, labels=labels)
-    dataset = settings.finetune_on.dataset
-    figures = scoring.measure(answers, model, source, dataset=dataset, num_resamples=settings.gates.num_resamples)
+    thresholds: tuple[float, ...] = ()
+    if task.kind == "multilabel":
+        thresholds = scoring.thresholds_on(model, shards.open_split(build / "features", "validation"), task=task)
+    answers = scoring.score(model, source, task=task, thresholds=thresholds)
+    subsets = scoring.by_subset(model, source, task=task, thresholds=thresholds)
+    origin = Origin(settings.finetune_on.dataset, _selected_on(build / "finetune" / SUMMARY))
+    figures = measuring.measure(answers, subsets, origin=origin, num_resamples=settings.gates.num_resamples)
     target, partial = build / "evaluation", build / ".partial-evaluation"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         (partial / report.FILE).write_text(figures.to_json(), encoding="utf-8")
         pq.write_table(_table(answers, build), partial / PREDICTIONS)
-        pictures.write_confusion(partial, answers.outcomes, labels=labels, figures=figures)
+        _write_by_kind(partial, answers, figures)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    progress(stage="evaluate", done=1, total=1, message=f"macro-F1 {figures.macro_f1}")
+    headline = HEADLINES[task.kind]
+    message = f"{headline.words} {figures.figures[headline.name]}"
+    progress(stage="evaluate", done=1, total=1, message=message)
     return figures
+
+
+def _write_by_kind(folder: Path, answers: Answers, figures: ClassReport | LabelReport) -> None:
+    """The picture, and beside answers that are no classes what they mean: `task.json`, `labels.json`, thresholds."""
+    if isinstance(figures, ClassReport):
+        pictures.write_confusion(folder, answers.class_outcomes, labels=answers.labels, figures=figures)
+        return
+    tasks.write(folder, answers.task)
+    if figures.thresholds is not None:
+        (folder / THRESHOLDS).write_text(json.dumps(figures.thresholds, indent=2) + "\n", encoding="utf-8")
+        pictures.write_labels(folder, figures)
+    else:
+        pictures.write_values(folder, answers.annotated_NC, answers.answers_NC, figures=figures)
+
+
+def _selected_on(path: Path) -> SelectedOn:
+    """The part that the epoch was chosen on, as the training says; one that says nothing chose on validation."""
+    if not path.exists():
+        return "validation"
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        return "test" if summary.get("selected_on") == "test" else "validation"
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: run `dvc repro --force finetune`") from error
 
 
 def _table(answers: Answers, build: Path) -> pa.Table:
     """One row a clip, with the places of its files as `clips.parquet` has them: generated media below `clips/`."""
     rows = {row["clip_id"]: row for row in pq.read_table(build / "clips" / "clips.parquet").to_pylist()}
     places = [rows[name] for name in answers.clip_ids]
-    predicted_N = answers.outcomes.predicted_N
+    if answers.task.kind == "classes":
+        names = {"actual": answers.actual_N, "predicted": answers.class_outcomes.predicted_N}
+        said = {name: [answers.labels[number] for number in numbers_N] for name, numbers_N in names.items()}
+        numbers = {"probabilities": pa.array(list(answers.answers_NC), pa.list_(pa.float32()))}
+    else:
+        said = {"actual": answers.actual_words(), "predicted": answers.predicted_words()}
+        numbers = {
+            "annotated": pa.array(list(answers.annotated_NC), pa.list_(pa.float64())),
+            "answers": pa.array(list(answers.answers_NC), pa.list_(pa.float32())),
+        }
     return pa.table(
         {
             "clip_id": pa.array(answers.clip_ids, pa.string()),
             "speaker_id": pa.array(answers.speaker_ids, pa.string()),
-            "actual": pa.array([answers.labels[number] for number in answers.actual_N], pa.string()),
-            "predicted": pa.array([answers.labels[number] for number in predicted_N], pa.string()),
-            "probabilities": pa.array(list(answers.probabilities_NC), pa.list_(pa.float32())),
+            **{name: pa.array(words, pa.string()) for name, words in said.items()},
+            **numbers,
             **{name: pa.array([row[name] for row in places], pa.string()) for name in ("audio_uri", "video_uri")},
             **{name: pa.array([row[name] for row in places], pa.float64()) for name in ("start_s", "end_s")},
             "transcript": pa.array([row["transcript"] for row in places], pa.string()),

@@ -17,11 +17,13 @@ from typing import Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from components import metrics, params
+from components import metrics, params, report
 from components.bundle_files import GOLDEN_TOLERANCE
-from components.metrics import Outcomes
+from components.metrics import Scored
+from components.report import HEADLINES, Headline, SelectedOn
 from components.stage import run_stage
 from components.storage import write_atomically
+from components.task import Kind
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,25 @@ class Evidence:
     """What the gates judge by: answers of both systems on the same held-out clips, and the golden requests.
 
     Attributes:
-        champion: None when nothing has been released yet, or when the champion knows none of the labels.
-        golden_error: largest distance between a golden probability and what the freshly loaded bundle answers.
+        champion: None when nothing has been released yet, or when the champion cannot be compared.
+        golden_error: largest distance between a golden answer and what the freshly loaded bundle answers.
+        kind, champion_kind: of the tasks; a champion of another kind cannot be compared.
+        selected_on: the part whose figures chose the candidate's epoch.
     """
 
-    candidate: Outcomes
+    candidate: Scored
     candidate_version: str
-    champion: Outcomes | None
+    champion: Scored | None
     champion_version: str | None
     golden_error: float
+    kind: Kind = "classes"
+    champion_kind: Kind = "classes"
+    selected_on: SelectedOn = "validation"
+
+    @property
+    def headline(self) -> Headline:
+        """The figure that systems of this kind are judged by."""
+        return HEADLINES[self.kind]
 
 
 class Gate(Protocol):
@@ -86,19 +98,33 @@ class Gate(Protocol):
 
 
 @dataclass(frozen=True)
-class MacroF1Floor:
-    """The macro-F1 on held-out speakers reaches a floor."""
+class HeadlineFloor:
+    """The headline figure on held-out speakers, such as the macro-F1 of classes, reaches a floor.
+
+    A figure on clips that the epoch was chosen on is none on held-out speakers, and never passes.
+    """
 
     floor: float
     num_resamples: int
-    name: str = "macro_f1_floor"
+    kind: Kind = "classes"
+
+    @property
+    def name(self) -> str:
+        return f"{HEADLINES[self.kind].name}_floor"
 
     def judge(self, evidence: Evidence) -> GateResult:
-        figure = metrics.bootstrap_by_speaker(evidence.candidate, num_resamples=self.num_resamples)
+        assert evidence.kind == self.kind
+        headline = evidence.headline
+        figure = metrics.bootstrap_by_speaker(
+            evidence.candidate, metric=headline.metric, num_resamples=self.num_resamples
+        )
         passed = figure.value >= self.floor
         distance = abs(figure.value - self.floor)
         side = "above" if passed else "below"
-        message = f"macro-F1 {figure} is {distance:.3f} {side} the floor of {self.floor:.3f}"
+        message = f"{headline.words} {figure} is {distance:.3f} {side} the floor of {self.floor:.3f}"
+        if evidence.selected_on == "test":
+            passed = False
+            message += "; but the epoch was chosen on these clips: train with finetune.select_on_test=false"
         return GateResult(self.name, passed, figure.value, self.floor, figure.low, figure.high, message)
 
 
@@ -116,15 +142,24 @@ class NotWorseThanChampion:
             message = "there is no champion to beat: this is the first release"
             if evidence.champion_version is not None:
                 message = f"the champion (version {evidence.champion_version}) knows none of these labels"
+            if evidence.champion_version is not None and evidence.champion_kind != evidence.kind:
+                message = (
+                    f"the champion (version {evidence.champion_version}) answers {evidence.champion_kind}, "
+                    f"this one {evidence.kind}: they cannot be compared"
+                )
             return GateResult(self.name, True, None, threshold, None, None, message)
         if evidence.candidate_version == evidence.champion_version:
             message = f"candidate and champion are identical (version {evidence.champion_version})"
             return GateResult(self.name, True, 0.0, threshold, 0.0, 0.0, message)
-        figure = metrics.paired_bootstrap(evidence.candidate, evidence.champion, num_resamples=self.num_resamples)
+        headline = evidence.headline
+        figure = metrics.paired_bootstrap(
+            evidence.candidate, evidence.champion, metric=headline.metric, num_resamples=self.num_resamples
+        )
         passed = figure.low >= threshold
         reach = f"the low end is {abs(figure.low - threshold):.3f} {'above' if passed else 'below'} {threshold:+.3f}"
-        message = f"macro-F1 against the champion {figure.value:+.3f} [{figure.low:+.3f}, {figure.high:+.3f}]: {reach}"
-        if evidence.candidate.num_speakers == 1:
+        ends = f"[{figure.low:+.3f}, {figure.high:+.3f}]"
+        message = f"{headline.words} against the champion {figure.value:+.3f} {ends}: {reach}"
+        if len(set(evidence.candidate.speaker_ids)) == 1:
             message += "; one test speaker only, so this says nothing about others"
         return GateResult(self.name, passed, figure.value, threshold, figure.low, figure.high, message)
 
@@ -139,16 +174,22 @@ class GoldenReproduced:
     def judge(self, evidence: Evidence) -> GateResult:
         error = evidence.golden_error
         passed = error <= self.tolerance
-        message = f"golden probabilities differ by at most {error:.1e}, allowed {self.tolerance:.1e}"
+        what = "values, in lengths of the scale," if evidence.kind == "values" else "probabilities"
+        message = f"golden {what} differ by at most {error:.1e}, allowed {self.tolerance:.1e}"
         if not passed:
             message += f": {error - self.tolerance:.1e} too much"
         return GateResult(self.name, passed, error, self.tolerance, None, None, message)
 
 
-def gates_of(settings: params.Gates) -> tuple[Gate, ...]:
-    """The gates of a run, as its parameters set them."""
+def gates_of(settings: params.Gates, kind: Kind = "classes") -> tuple[Gate, ...]:
+    """The gates of a run, as its parameters set them for a task of this kind."""
+    floors: dict[Kind, float] = {
+        "classes": settings.min_macro_f1,
+        "multilabel": settings.min_mean_weighted_accuracy,
+        "values": settings.min_mean_ccc,
+    }
     return (
-        MacroF1Floor(settings.min_macro_f1, settings.num_resamples),
+        HeadlineFloor(floors[kind], settings.num_resamples, kind),
         NotWorseThanChampion(settings.max_champion_loss, settings.num_resamples),
         GoldenReproduced(),
     )
@@ -171,19 +212,22 @@ def gather(bundle_folder: Path, champion_folder: Path | None, *, build: Path = P
     from components import bundle, evaluate
 
     candidate = bundle.load(bundle_folder)
-    answers = evaluate.score_bundle(candidate, build=build)
+    outcomes = evaluate.score_bundle(candidate, build=build).outcomes
     champion = bundle.load(champion_folder) if champion_folder else None
     rescored = None
     if champion is not None:
         with contextlib.suppress(evaluate.NoSharedLabels):
             same = champion.version == candidate.version
-            rescored = answers if same else evaluate.score_bundle(champion, build=build)
+            rescored = outcomes if same else evaluate.score_bundle(champion, build=build).outcomes
     return Evidence(
-        candidate=answers,
+        candidate=outcomes,
         candidate_version=candidate.version,
         champion=rescored,
         champion_version=champion.version if champion else None,
         golden_error=candidate.golden_error(),
+        kind=candidate.task.kind,
+        champion_kind=champion.task.kind if champion else candidate.task.kind,
+        selected_on=report.read(build / "evaluation" / report.FILE).selected_on,
     )
 
 
@@ -214,7 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     champion = None if asked.champion == "none" else Path(asked.champion)
     settings = params.load_params(asked.build / "params.yaml").gates
-    verdict = judge(gates_of(settings), gather(asked.bundle, champion, build=asked.build))
+    evidence = gather(asked.bundle, champion, build=asked.build)
+    verdict = judge(gates_of(settings, evidence.kind), evidence)
     write_atomically(asked.output, to_json(verdict).encode())
     for result in verdict.gates:
         print(f"{'passed' if result.passed else 'FAILED'}  {result.name}: {result.message}")

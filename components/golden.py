@@ -1,7 +1,7 @@
 """Golden requests: recordings that travel with a bundle, with the answers that it gave when it was made.
 
 Wherever the bundle is loaded later, on another machine or in an image, the same requests must give the same
-probabilities; if they do not, decoding, features or weights differ there.
+answers; if they do not, decoding, features or weights differ there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class GoldenRequest:
 
     Attributes:
         audio, video: content of the files that would be posted.
-        probabilities: in the order of the bundle's labels.
+        probabilities: in the order of the bundle's labels; of a task of values, these.
     """
 
     name: str
@@ -44,9 +44,9 @@ class Golden:
         return TypeAdapter(Golden).dump_json(self, indent=2) + b"\n"
 
     def error(self, predictor: Predictor) -> float:
-        """Largest distance between a stored probability and what `predictor` answers now, at most 1.
+        """Largest distance between a stored answer and what `predictor` answers now, at most 1.
 
-        A request that can no longer be decoded, and an answer that is not a number, count as 1.
+        Values are compared in units of the length of their scale. A request that can no longer be decoded, and an answer that is not a number, count as 1.
         """
         errors = [_distance(request, predictor) for request in self.requests]
         return max(errors, default=0.0)
@@ -76,7 +76,7 @@ def parse(content: bytes) -> Golden:
 
 def _answer(request: GoldenRequest, predictor: Predictor) -> tuple[float, ...]:
     features, _ = predictor.features_of(request.audio, request.video, request.text)
-    return tuple(float(value) for value in predictor.probabilities([features])[0])
+    return tuple(float(value) for value in predictor.answers([features])[0])
 
 
 def _distance(request: GoldenRequest, predictor: Predictor) -> float:
@@ -86,5 +86,7 @@ def _distance(request: GoldenRequest, predictor: Predictor) -> float:
         found_C = np.asarray(_answer(request, predictor))
     except MediaError:
         return 1.0
-    distance_C = np.abs(found_C - np.asarray(request.probabilities))
-    return float(np.nan_to_num(distance_C, nan=1.0).max())
+    scale = predictor.task.scale
+    unit = 1.0 if scale is None else scale[1] - scale[0]
+    distance_C = np.abs(found_C - np.asarray(request.probabilities)) / unit
+    return float(np.nan_to_num(distance_C, nan=1.0).clip(max=1).max())

@@ -1,7 +1,8 @@
 """Figures of a classifier with the intervals that its speakers allow, as pure functions of arrays.
 
-Every figure is a function of the confusion matrix, so a bootstrap needs no clip after the first pass: one matrix
-a speaker, and each resample is a weighted sum of them.
+Every figure is a function of sums over clips (of a classifier's: of the confusion matrix), so a bootstrap needs no
+clip after the first pass: one sum a speaker, and each resample is a weighted sum of them. What holds for classes
+holds for `metrics_multilabel`, `metrics_regression` and `metrics_calibration`, which have other sums.
 
 N clips, S speakers, C classes, R resamples.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +33,35 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+class Scored(Protocol):
+    """What one system answered on a set of clips, summed up as its figures need it."""
+
+    @property
+    def speaker_ids(self) -> Sequence[str]: ...
+
+    @property
+    def actual(self) -> NDArray[np.int64] | NDArray[np.float64]:
+        """What was to be answered, one row a clip."""
+
+    def sums(self, groups_N: NDArray[np.int64], num_groups: int) -> NDArray[np.float64]:
+        """(S, ...) sums over the clips of each group."""
+
+
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """The sums over all clips and over each of R resamples of speakers, from which any figure gets its interval."""
+
+    whole: NDArray[np.float64]
+    drawn_R: NDArray[np.float64]
+
+    def interval(self, metric: Metric) -> Interval:
+        """A figure with its 95 % percentile interval; resamples that have no such figure (NaN) are left out."""
+        return _interval(float(metric(self.whole)), metric(self.drawn_R))
+
+
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """What one system answered on a set of clips.
+    """What a classifier answered on a set of clips.
 
     Attributes:
         actual_N, predicted_N: class numbers from 0 to `num_classes` - 1.
@@ -56,6 +84,16 @@ class Outcomes:
     @property
     def num_speakers(self) -> int:
         return len(set(self.speaker_ids))
+
+    @property
+    def actual(self) -> NDArray[np.int64]:
+        return self.actual_N
+
+    def sums(self, groups_N: NDArray[np.int64], num_groups: int) -> NDArray[np.float64]:
+        """(S, C, C) confusion matrices."""
+        cells_N = (groups_N * self.num_classes + self.actual_N) * self.num_classes + self.predicted_N
+        counts = np.bincount(cells_N, minlength=num_groups * self.num_classes**2)
+        return counts.reshape(num_groups, self.num_classes, self.num_classes).astype(np.float64)
 
 
 def confusion_matrix(
@@ -112,37 +150,32 @@ def per_class_f1(actual_N: NDArray[np.int64], predicted_N: NDArray[np.int64], nu
     return _f1_of(confusion_matrix(actual_N, predicted_N, num_classes).astype(np.float64))
 
 
-def expected_calibration_error(
-    actual_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating], *, num_bins: int = 15
-) -> float:
-    """Mean distance between the probability of the named class and how often it is right (Guo et al. 2017, eq. 3).
-
-    Clips are put into `num_bins` equal ranges of probability; each range weighs as many clips as it has.
-    """
-    confidence_N = probabilities_NC.max(axis=1).astype(np.float64)
-    right_N = (probabilities_NC.argmax(axis=1) == actual_N).astype(np.float64)
-    bins_N = np.clip(np.ceil(confidence_N * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
-    surplus = np.bincount(bins_N, weights=confidence_N - right_N, minlength=num_bins)
-    return float(np.abs(surplus).sum() / len(actual_N))
+def figure(outcomes: Scored, metric: Metric) -> float:
+    """A figure over all clips."""
+    return float(metric(_whole(outcomes)))
 
 
-def bootstrap_by_speaker(
-    outcomes: Outcomes, *, metric: Metric = macro_f1_of, num_resamples: int = 1000, seed: int = 0
-) -> Interval:
-    """A figure with its 95 % percentile interval, resampling speakers and with each all of their clips.
+def resample(outcomes: Scored, *, num_resamples: int = 1000, seed: int = 0) -> Resampled:
+    """Draw speakers, and with each all of their clips.
 
     Clips of one speaker resemble each other, so an interval over clips would be too narrow. Where there is one
     speaker only, clips are resampled all the same: such an interval says nothing about other speakers.
     """
     groups_N = _groups(outcomes.speaker_ids)
     weights_RS = _draw(int(groups_N.max()) + 1, num_resamples, seed)
-    drawn_R = metric(_resample(outcomes, groups_N, weights_RS))
-    return _interval(float(metric(_whole(outcomes))), drawn_R)
+    return Resampled(_whole(outcomes), _weighted(outcomes, groups_N, weights_RS))
+
+
+def bootstrap_by_speaker(
+    outcomes: Scored, *, metric: Metric = macro_f1_of, num_resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """A figure with its 95 % percentile interval, resampling speakers (see `resample`)."""
+    return resample(outcomes, num_resamples=num_resamples, seed=seed).interval(metric)
 
 
 def paired_bootstrap(
-    candidate: Outcomes,
-    champion: Outcomes,
+    candidate: Scored,
+    champion: Scored,
     *,
     metric: Metric = macro_f1_of,
     num_resamples: int = 1000,
@@ -153,14 +186,13 @@ def paired_bootstrap(
     Raises:
         ValueError: the two did not answer the same clips.
     """
-    if list(candidate.speaker_ids) != list(champion.speaker_ids) or not np.array_equal(
-        candidate.actual_N, champion.actual_N
-    ):
+    same_speakers = list(candidate.speaker_ids) == list(champion.speaker_ids)
+    if not same_speakers or not np.array_equal(candidate.actual, champion.actual, equal_nan=True):
         raise ValueError("candidate and champion were scored on different clips: score both on the same split")
     groups_N = _groups(candidate.speaker_ids)
     weights_RS = _draw(int(groups_N.max()) + 1, num_resamples, seed)
-    drawn_R = metric(_resample(candidate, groups_N, weights_RS)) - metric(_resample(champion, groups_N, weights_RS))
-    return _interval(float(metric(_whole(candidate)) - metric(_whole(champion))), drawn_R)
+    drawn_R = metric(_weighted(candidate, groups_N, weights_RS)) - metric(_weighted(champion, groups_N, weights_RS))
+    return _interval(figure(candidate, metric) - figure(champion, metric), drawn_R)
 
 
 def _check(actual_N: NDArray[np.int64], predicted_N: NDArray[np.int64], num_classes: int) -> None:
@@ -177,8 +209,9 @@ def _of_clips(metric: Metric, actual_N: NDArray[np.int64], predicted_N: NDArray[
     return float(metric(confusion_matrix(actual_N, predicted_N, num_classes).astype(np.float64)))
 
 
-def _whole(outcomes: Outcomes) -> NDArray[np.float64]:
-    return confusion_matrix(outcomes.actual_N, outcomes.predicted_N, outcomes.num_classes).astype(np.float64)
+def _whole(outcomes: Scored) -> NDArray[np.float64]:
+    whole: NDArray[np.float64] = outcomes.sums(np.zeros(len(outcomes.speaker_ids), dtype=np.int64), 1)[0]
+    return whole
 
 
 def _f1_of(confusion_CC: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -207,15 +240,14 @@ def _draw(num_groups: int, num_resamples: int, seed: int) -> NDArray[np.float64]
     return generator.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=num_resamples).astype(np.float64)
 
 
-def _resample(outcomes: Outcomes, groups_N: NDArray[np.int64], weights_RS: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Confusion matrices of all resamples, (R, C, C)."""
-    num_classes = outcomes.num_classes
-    cells_N = (groups_N * num_classes + outcomes.actual_N) * num_classes + outcomes.predicted_N
-    num_groups = weights_RS.shape[1]
-    counts_SK = np.bincount(cells_N, minlength=num_groups * num_classes**2).reshape(num_groups, num_classes**2)
-    return (weights_RS @ counts_SK.astype(np.float64)).reshape(-1, num_classes, num_classes)
+def _weighted(outcomes: Scored, groups_N: NDArray[np.int64], weights_RS: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sums of all resamples, (R, ...)."""
+    return np.tensordot(weights_RS, outcomes.sums(groups_N, weights_RS.shape[1]), axes=1)
 
 
 def _interval(value: float, drawn_R: NDArray[np.float64]) -> Interval:
-    low, high = np.percentile(drawn_R, [_LOW_PERCENT, _HIGH_PERCENT])
+    known_R = drawn_R[~np.isnan(drawn_R)]
+    if not len(known_R):
+        return Interval(value, value, value)
+    low, high = np.percentile(known_R, [_LOW_PERCENT, _HIGH_PERCENT])
     return Interval(value, float(low), float(high))

@@ -60,11 +60,18 @@ class Gates(Section):
     """What a new model must reach before it is served."""
 
     min_macro_f1: float = Field(0.3, ge=0, le=1, description="Floor of the macro-F1 on the test speakers.")
+    min_mean_weighted_accuracy: float = Field(
+        0.55, ge=0, le=1, description="The same for several labels: mean of their weighted accuracies; 0.5 is chance."
+    )
+    min_mean_ccc: float = Field(
+        0.1, ge=-1, le=1, description="The same for values: mean of their CCC; 0 is any constant."
+    )
     max_champion_loss: float = Field(
         0.02,
         ge=0,
         le=1,
-        description="Macro-F1 that may be lost against the champion, at the interval's low end.",
+        description="Macro-F1 (or what has a floor instead) that may be lost against the champion, "
+        "at the interval's low end.",
     )
     num_resamples: int = Field(1000, ge=100, le=100_000, description="Bootstrap resamples over speakers.")
 

@@ -1,4 +1,4 @@
-"""From the bytes of a recording to probabilities: the one path that evaluation, golden requests and serving share."""
+"""From the bytes of a recording to answers: the one path that evaluation, golden requests and serving share."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from components import media, models, params, training
-from components.bundle_files import CONFIG, LABELS, PREPROCESS, TOKENIZER, WEIGHTS
+from components import task as tasks
+from components.bundle_files import CONFIG, LABELS, PREPROCESS, THRESHOLDS, TOKENIZER, WEIGHTS
 from components.clip import MODALITIES
 from components.features import ClipFeatures, clip_features
 from components.features.text import load_tokenizer
+from components.task import Task
 
 _BATCH_SIZE = 32
 
@@ -46,12 +48,22 @@ class LoadedClips:
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A model with everything that turns recordings into its input."""
+    """A model with everything that turns recordings into its input, and its output into answers.
+
+    Attributes:
+        thresholds: multilabel: the probability from which on each label counts as there; empty for other kinds.
+    """
 
     model: PreTrainedModel
     features: params.Features
     tokenizer: Tokenizer
-    labels: tuple[str, ...]
+    task: Task
+    thresholds: tuple[float, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names, in the order of the model's outputs."""
+        return self.task.labels
 
     def features_of(
         self,
@@ -76,12 +88,12 @@ class Predictor:
         )
         return clip_features.compute(recording, text, self.features, self.tokenizer)
 
-    def probabilities(self, clips: Sequence[ClipFeatures]) -> NDArray[np.float32]:
-        """Probability of each label for each clip, (N, C)."""
+    def answers(self, clips: Sequence[ClipFeatures]) -> NDArray[np.float32]:
+        """For each clip the probability of each label, or its value on the task's scale, (N, C)."""
         names = [str(number) for number in range(len(clips))]
         nothing_NC = np.full((len(clips), len(self.labels)), np.nan, dtype=np.float32)
         source = LoadedClips(clips, names, names, nothing_NC)
-        return training.predict(self.model, source, batch_size=_BATCH_SIZE)
+        return training.predict(self.model, source, batch_size=_BATCH_SIZE, task=self.task)
 
 
 def load(folder: Path) -> Predictor:
@@ -90,7 +102,7 @@ def load(folder: Path) -> Predictor:
     Raises:
         ValueError: a file is missing or damaged, or the files do not belong together; names file and remedy.
     """
-    labels = read_labels(folder / LABELS)
+    task = read_task(folder)
     features = read_preprocess(folder / PREPROCESS)
     try:
         tokenizer = load_tokenizer(folder / TOKENIZER)
@@ -98,9 +110,36 @@ def load(folder: Path) -> Predictor:
         raise _damaged(folder / TOKENIZER, error) from error
     model = load_model(folder)
     num_classes = int(model.config.num_classes)
-    if num_classes != len(labels):
-        raise ValueError(f"{folder / LABELS} has {len(labels)} labels for a model of {num_classes}: build both again")
-    return Predictor(model, features, tokenizer, labels)
+    if num_classes != len(task.labels):
+        raise ValueError(
+            f"{folder / LABELS} has {len(task.labels)} labels for a model of {num_classes}: build both again"
+        )
+    return Predictor(model, features, tokenizer, task, read_thresholds(folder / THRESHOLDS, task))
+
+
+def read_task(folder: Path) -> Task:
+    """What the model of a folder is asked, with the label names in the order of its outputs.
+
+    Raises:
+        ValueError: a file is missing or damaged.
+    """
+    read_labels(folder / LABELS)
+    return tasks.read(folder)
+
+
+def read_thresholds(path: Path, task: Task) -> tuple[float, ...]:
+    """The thresholds of a task's labels in their order; none unless the task has several labels.
+
+    Raises:
+        ValueError: the file is missing or damaged, or is of other labels.
+    """
+    if task.kind != "multilabel":
+        return ()
+    try:
+        found = TypeAdapter(dict[str, float]).validate_json(path.read_bytes())
+        return tuple(found[label] for label in task.labels)
+    except (FileNotFoundError, ValidationError, KeyError) as error:
+        raise _damaged(path, error) from error
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

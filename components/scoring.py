@@ -1,11 +1,11 @@
-"""Scoring a model on clips: its answers, and all figures that they give.
+"""Scoring a model on clips: its answers, and all figures that they give, by the kind of its task.
 
-N clips, C classes.
+N clips, C labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from components import datasets, metrics, training
+from components import metrics, training
 from components.batches import ClipSource
 from components.clip import MODALITIES, Modality
 from components.metrics import Outcomes
-from components.report import Report
+from components.metrics_multilabel import LabelOutcomes, choose_thresholds, presence
+from components.metrics_regression import ValueOutcomes
+from components.report import HEADLINES
+from components.task import Task
 
 _BATCH_SIZE = 32
 
@@ -31,94 +34,184 @@ class Answers:
 
     Attributes:
         index_N: position of each clip in the source.
-        actual_N: class with the largest share among the clip's labels.
-        probabilities_NC: in the order of `labels`.
+        annotated_NC: share, intensity or value of each label, as the shards have it; NaN where it is not known.
+        answers_NC: probabilities, or values on the task's scale, in the order of the task's labels.
+        thresholds: multilabel: the probability from which on each label counts as there.
     """
 
-    labels: tuple[str, ...]
+    task: Task
     index_N: NDArray[np.int64]
     clip_ids: tuple[str, ...]
     speaker_ids: tuple[str, ...]
-    actual_N: NDArray[np.int64]
-    probabilities_NC: NDArray[np.float32]
+    annotated_NC: NDArray[np.float64]
+    answers_NC: NDArray[np.float32]
+    thresholds: tuple[float, ...] = ()
 
     @property
-    def outcomes(self) -> Outcomes:
-        return Outcomes(self.actual_N, self.probabilities_NC.argmax(axis=1), self.speaker_ids, len(self.labels))
+    def labels(self) -> tuple[str, ...]:
+        return self.task.labels
+
+    @property
+    def actual_N(self) -> NDArray[np.int64]:
+        """Classes: the one with the largest share among the clip's labels."""
+        return self.annotated_NC.argmax(axis=1).astype(np.int64)
+
+    @property
+    def present_NC(self) -> NDArray[np.float64]:
+        """Multilabel: 1 where the annotated intensity is over the task's threshold, 0 where not, NaN if unknown."""
+        return presence(self.annotated_NC, self.task.threshold)
+
+    def actual_words(self) -> list[str]:
+        """What was to be answered about each clip, for people; of several labels or of values."""
+        if self.task.kind == "multilabel":
+            return _names(self.present_NC == 1, self.labels)
+        return _numbers(self.annotated_NC, self.labels)
+
+    def predicted_words(self) -> list[str]:
+        """What was answered about each clip, for people; of several labels or of values."""
+        if self.task.kind == "multilabel":
+            return _names(self.answers_NC >= np.asarray(self.thresholds), self.labels)
+        return _numbers(self.answers_NC, self.labels)
+
+    @property
+    def outcomes(self) -> Outcomes | LabelOutcomes | ValueOutcomes:
+        if self.task.kind == "classes":
+            return self.class_outcomes
+        if self.task.kind == "multilabel":
+            assert len(self.thresholds) == len(self.labels)
+            predicted_NC = self.answers_NC >= np.asarray(self.thresholds)
+            return LabelOutcomes(self.present_NC, predicted_NC, self.speaker_ids)
+        return ValueOutcomes(self.annotated_NC, self.answers_NC.astype(np.float64), self.speaker_ids)
+
+    @property
+    def class_outcomes(self) -> Outcomes:
+        return Outcomes(self.actual_N, self.answers_NC.argmax(axis=1), self.speaker_ids, len(self.labels))
 
     def only(self, kept_N: NDArray[np.bool_]) -> Answers:
         """The answers on some of the clips."""
         return Answers(
-            self.labels,
+            self.task,
             self.index_N[kept_N],
             tuple(name for name, kept in zip(self.clip_ids, kept_N, strict=True) if kept),
             tuple(name for name, kept in zip(self.speaker_ids, kept_N, strict=True) if kept),
-            self.actual_N[kept_N],
-            self.probabilities_NC[kept_N],
+            self.annotated_NC[kept_N],
+            self.answers_NC[kept_N],
+            self.thresholds,
         )
 
 
-def score(model: nn.Module, source: ClipSource, *, labels: tuple[str, ...], drop: Sequence[Modality] = ()) -> Answers:
+def score(
+    model: nn.Module,
+    source: ClipSource,
+    *,
+    task: Task,
+    thresholds: tuple[float, ...] = (),
+    drop: Sequence[Modality] = (),
+) -> Answers:
     """Let a model answer the labelled clips of a source, without the modalities in `drop`.
 
     Raises:
         ValueError: no clip has a label, or the labels' number is not the source's.
     """
-    probabilities_NC = training.predict(model, source, batch_size=_BATCH_SIZE, drop=drop)
-    return answers_of(source, probabilities_NC, labels)
+    answers_NC = training.predict(model, source, batch_size=_BATCH_SIZE, drop=drop, task=task)
+    return answers_of(source, answers_NC, task, thresholds=thresholds)
 
 
-def answers_of(source: ClipSource, probabilities_NC: NDArray[np.float32], labels: tuple[str, ...]) -> Answers:
-    """A system's probabilities for all clips of a source, as answers on those that have labels.
+def answers_of(
+    source: ClipSource, answers_NC: NDArray[np.float32], task: Task, *, thresholds: tuple[float, ...] = ()
+) -> Answers:
+    """A system's answers for all clips of a source, as answers on those that have labels.
 
     Raises:
-        ValueError: no clip has a label, or their number is not that of `labels`.
+        ValueError: no clip has a label, or their number is not that of the task.
     """
-    shares_NC = np.asarray(source.labels_NC)
-    if shares_NC.shape[1] not in (0, len(labels)):
-        raise ValueError(f"the clips have {shares_NC.shape[1]} labels, the model {len(labels)}: run `dvc repro` again")
-    labelled_N = np.asarray(np.isfinite(shares_NC).all(axis=1) & (shares_NC.shape[1] > 0))
+    annotated_NC = np.asarray(source.labels_NC)
+    num_labels = len(task.labels)
+    if annotated_NC.shape[1] not in (0, num_labels):
+        raise ValueError(f"the clips have {annotated_NC.shape[1]} labels, the model {num_labels}: run `dvc repro` again")
+    finite_NC = np.isfinite(annotated_NC)
+    known_N = finite_NC.all(axis=1) if task.kind == "classes" else finite_NC.any(axis=1)
+    labelled_N = np.asarray(known_N & (annotated_NC.shape[1] > 0))
     if not labelled_N.any():
         raise ValueError("the test part has no labelled clip: hold out speakers with labels (ingest.test_share)")
     everything = Answers(
-        labels,
+        task,
         np.arange(len(source)),
         tuple(source.clip_ids),
         tuple(source.speaker_ids),
-        np.nan_to_num(shares_NC).argmax(axis=1).astype(np.int64),
-        probabilities_NC,
+        annotated_NC.astype(np.float64),
+        answers_NC,
+        thresholds,
     )
     return everything.only(labelled_N)
 
 
-def measure(answers: Answers, model: nn.Module, source: ClipSource, *, dataset: str, num_resamples: int) -> Report:
-    """All figures of a model, whose answers on `source` are known, on speakers that it has not met."""
-    outcomes, labels = answers.outcomes, answers.labels
-    macro_f1, ua, wa = (
-        metrics.bootstrap_by_speaker(outcomes, metric=metric, num_resamples=num_resamples)
-        for metric in (metrics.macro_f1_of, metrics.unweighted_accuracy_of, metrics.weighted_accuracy_of)
-    )
-    actual_N, num_classes = outcomes.actual_N, outcomes.num_classes
-    majority_N = np.full_like(actual_N, np.bincount(actual_N).argmax())
-    per_class_f1_C = metrics.per_class_f1(actual_N, outcomes.predicted_N, num_classes)
-    return Report(
-        dataset=dataset,
-        synthetic=isinstance(datasets.load(dataset), datasets.GeneratedModule),
-        num_clips=len(actual_N),
-        num_speakers=outcomes.num_speakers,
-        macro_f1=macro_f1,
-        ua=ua,
-        wa=wa,
-        per_class_f1=dict(zip(labels, per_class_f1_C.tolist(), strict=True)),
-        calibration_error=metrics.expected_calibration_error(actual_N, answers.probabilities_NC),
-        majority_macro_f1=metrics.macro_f1(actual_N, majority_N, num_classes),
-        majority_wa=metrics.weighted_accuracy(actual_N, majority_N, num_classes),
-        subsets=_subsets(model, source, labels),
-    )
+def thresholds_on(model: nn.Module, validation: ClipSource, *, task: Task) -> tuple[float, ...]:
+    """Multilabel: the probability from which on each label counts as there, chosen on validation clips.
+
+    Raises:
+        ValueError: no validation clip has a label.
+    """
+    if not np.isfinite(validation.labels_NC).any():
+        raise ValueError("no labelled validation clips to choose thresholds on: raise ingest.validation_share")
+    answers = score(model, validation, task=task)
+    return choose_thresholds(answers.present_NC, answers.answers_NC)
 
 
-def align(probabilities_NK: NDArray[np.float32], known: Sequence[str], wanted: Sequence[str]) -> NDArray[np.float32]:
-    """Probabilities of the labels `known` as probabilities of the labels `wanted`, (N, C)."""
+def align(answers_NK: NDArray[np.float32], known: Task, wanted: Task) -> NDArray[np.float32]:
+    """Answers to the task `known` as answers to the task `wanted` of the same kind, (N, C); labels go by their names.
+
+    A label that `known` does not have is never answered: it has a probability of 0, or the middle of the scale.
+    """
+    if wanted.kind == "classes":
+        return _align_shares(answers_NK, known.labels, wanted.labels)
+    nothing = 0.0 if wanted.scale is None else sum(wanted.scale) / 2
+    aligned_NC = np.full((len(answers_NK), len(wanted.labels)), nothing, dtype=np.float32)
+    for column, label in enumerate(wanted.labels):
+        if label in known.labels:
+            aligned_NC[:, column] = _rescale(answers_NK[:, known.labels.index(label)], known.scale, wanted.scale)
+    return aligned_NC
+
+
+def by_subset(
+    model: nn.Module, source: ClipSource, *, task: Task, thresholds: tuple[float, ...] = ()
+) -> dict[str, float]:
+    """The headline figure of each subset of the modalities that occur, on the clips that have any of it."""
+    metric = HEADLINES[task.kind].metric
+    has_N3 = np.asarray(source.num_steps_N3) > 0
+    figures = {}
+    for subset in _subsets([modality for column, modality in enumerate(MODALITIES) if has_N3[:, column].any()]):
+        drop = [modality for modality in MODALITIES if modality not in subset]
+        answers = score(model, source, task=task, thresholds=thresholds, drop=drop)
+        columns = [MODALITIES.index(modality) for modality in subset]
+        has_any_N = np.asarray(has_N3[answers.index_N][:, columns].any(axis=1))
+        if has_any_N.any():
+            value = metrics.figure(answers.only(has_any_N).outcomes, metric)
+            # Too few clips for a figure are no figure.
+            if np.isfinite(value):
+                figures["+".join(subset)] = value
+    return figures
+
+
+def _names(there_NC: NDArray[np.bool_], labels: Sequence[str]) -> list[str]:
+    rows = ([label for label, there in zip(labels, row_C, strict=True) if there] for row_C in there_NC)
+    return [", ".join(row) or "none" for row in rows]
+
+
+def _numbers(values_NC: NDArray[np.floating], labels: Sequence[str]) -> list[str]:
+    rows = (zip(labels, row_C, strict=True) for row_C in values_NC)
+    return [", ".join(f"{label} {value:.2f}" for label, value in row if np.isfinite(value)) for row in rows]
+
+
+def _subsets(present: Sequence[Modality]) -> Iterator[tuple[Modality, ...]]:
+    for size in range(1, len(present) + 1):
+        yield from combinations(present, size)
+
+
+def _align_shares(
+    probabilities_NK: NDArray[np.float32], known: Sequence[str], wanted: Sequence[str]
+) -> NDArray[np.float32]:
+    """Probabilities of classes: that of a class which is not wanted is shared out among the others."""
     aligned_NC = np.zeros((len(probabilities_NK), len(wanted)), dtype=np.float32)
     shared = [label in known for label in wanted]
     aligned_NC[:, shared] = probabilities_NK[:, [known.index(label) for label in wanted if label in known]]
@@ -128,18 +221,10 @@ def align(probabilities_NK: NDArray[np.float32], known: Sequence[str], wanted: S
     return np.where(is_known_N1, aligned_NC / np.where(is_known_N1, total_N1, 1), even_C)
 
 
-def _subsets(model: nn.Module, source: ClipSource, labels: tuple[str, ...]) -> dict[str, float]:
-    """Macro-F1 of each subset of the modalities that occur, on the clips that have any of it."""
-    has_N3 = np.asarray(source.num_steps_N3) > 0
-    present = [modality for column, modality in enumerate(MODALITIES) if has_N3[:, column].any()]
-    figures = {}
-    for size in range(1, len(present) + 1):
-        for subset in combinations(present, size):
-            drop = [modality for modality in MODALITIES if modality not in subset]
-            answers = score(model, source, labels=labels, drop=drop)
-            columns = [MODALITIES.index(modality) for modality in subset]
-            has_any_N = np.asarray(has_N3[answers.index_N][:, columns].any(axis=1))
-            if has_any_N.any():
-                kept = answers.only(has_any_N).outcomes
-                figures["+".join(subset)] = metrics.macro_f1(kept.actual_N, kept.predicted_N, len(labels))
-    return figures
+def _rescale(
+    values_N: NDArray[np.float32], known: tuple[float, float] | None, wanted: tuple[float, float] | None
+) -> NDArray[np.float32]:
+    """Values on one scale as values on another; what has no scale is as it was."""
+    if known == wanted or known is None or wanted is None:
+        return values_N
+    return wanted[0] + (values_N - known[0]) * ((wanted[1] - wanted[0]) / (known[1] - known[0]))

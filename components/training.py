@@ -20,11 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from components.answers import to_answers
 from components.batches import ClipSource, collate, costs, plan_epoch, share
 from components.clip import Modality
 from components.masking import Moment
 from components.metrics import macro_f1
 from components.objectives import Objective, Terms
+from components.task import Task
 
 _LARGEST_NAMED_CLIPS: Final = 8
 
@@ -168,13 +170,18 @@ def fit(
 
 
 def predict(
-    model: nn.Module, source: ClipSource, *, batch_size: int = 64, drop: Collection[Modality] = ()
+    model: nn.Module,
+    source: ClipSource,
+    *,
+    batch_size: int = 64,
+    drop: Collection[Modality] = (),
+    task: Task | None = None,
 ) -> NDArray[np.float32]:
-    """(N, C) probabilities in the order of `source`, without the modalities in `drop`.
+    """(N, C) answers in the order of `source`, without the modalities in `drop`; see `answers.to_answers`.
 
     A clip that has none of the remaining modalities gets what the model says to silence in the dark.
     """
-    return _predict(model, source, np.arange(len(source)), batch_size=batch_size, drop=drop)
+    return _predict(model, source, np.arange(len(source)), batch_size=batch_size, drop=drop, task=task)
 
 
 def _train_step(
@@ -253,8 +260,9 @@ def _predict(
     *,
     batch_size: int,
     drop: Collection[Modality] = (),
+    task: Task | None = None,
 ) -> NDArray[np.float32]:
-    """(N, C) probabilities of some clips of a source, in the order of `indices`."""
+    """(N, C) answers about some clips of a source, in the order of `indices`."""
     device = next(model.parameters()).device
     order = np.argsort(costs(source)[indices], kind="stable") if len(indices) else indices
     rows: list[NDArray[np.float32]] = []
@@ -263,13 +271,13 @@ def _predict(
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
             batch = collate(source, indices[order[start : start + batch_size]]).to(device).without(drop)
-            rows.append(model(**batch.inputs()).logits_BC.softmax(dim=1).cpu().numpy())
+            rows.append(to_answers(model(**batch.inputs()).logits_BC, task).cpu().numpy())
     model.train(was_training)
     if not rows:
         return np.zeros((0, np.asarray(source.labels_NC).shape[1]), dtype=np.float32)
-    probabilities_NC = np.concatenate(rows)
-    result_NC = np.empty_like(probabilities_NC)
-    result_NC[order] = probabilities_NC
+    answers_NC = np.concatenate(rows)
+    result_NC = np.empty_like(answers_NC)
+    result_NC[order] = answers_NC
     return result_NC
 
 

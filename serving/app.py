@@ -20,9 +20,23 @@ from starlette.responses import Response
 
 from serving import prediction, schema, uploads
 from serving.observation import METRICS_MEDIA_TYPE, REQUEST_ID_HEADER, Metrics, Observed
-from serving.prediction import Prediction, RequestError
+from serving.prediction import ClassPrediction, LabelPrediction, Prediction, RequestError
 from serving.problems import MEDIA_TYPE, PROBLEMS, problem
-from serving.schema import Answer, Health, ModelCard, ModelName, Moment, Problem
+from serving.schema import (
+    Answer,
+    AskedTask,
+    ClassAnswer,
+    Health,
+    LabelAnswer,
+    ModelCard,
+    ModelName,
+    Moment,
+    MultilabelAnswer,
+    MultilabelMoment,
+    Problem,
+    ValueMoment,
+    ValuesAnswer,
+)
 
 if TYPE_CHECKING:
     # PyTorch takes seconds to import, and before the first promotion there is nothing for it to do.
@@ -156,25 +170,60 @@ def _served(live: Live) -> Runtime:
     raise RequestError("no-model", "no model has been promoted yet: run `affect retrain`")
 
 
-def _answer(judged: Prediction, live: Live, served: Runtime, request_id: str) -> Answer:
-    return Answer(
+def _answer(
+    judged: Prediction, live: Live, served: Runtime, request_id: str
+) -> ClassAnswer | MultilabelAnswer | ValuesAnswer:
+    model = ModelName(system=served.info().system, version=judged.version, release=live.release)
+    warnings = list(judged.warnings)
+    if isinstance(judged, ClassPrediction):
+        return ClassAnswer(
+            request_id=request_id,
+            model=model,
+            label=judged.label,
+            probabilities=judged.probabilities,
+            timeline=[Moment(start_s=at.start_s, end_s=at.end_s, probabilities=at.answers) for at in judged.timeline],
+            contributions=judged.contributions,
+            warnings=warnings,
+        )
+    if isinstance(judged, LabelPrediction):
+        labels = {
+            label: LabelAnswer(probability=value, threshold=threshold, present=value >= threshold)
+            for label, value in judged.probabilities.items()
+            for threshold in [judged.thresholds[label]]
+        }
+        return MultilabelAnswer(
+            request_id=request_id,
+            model=model,
+            labels=labels,
+            timeline=[
+                MultilabelMoment(start_s=at.start_s, end_s=at.end_s, probabilities=at.answers) for at in judged.timeline
+            ],
+            contributions=judged.contributions,
+            warnings=warnings,
+        )
+    return ValuesAnswer(
         request_id=request_id,
-        model=ModelName(system=served.info().system, version=judged.version, release=live.release),
-        label=judged.label,
-        probabilities=judged.probabilities,
-        timeline=[Moment(**asdict(moment)) for moment in judged.timeline],
+        model=model,
+        values=judged.values,
+        scale=judged.scale,
+        timeline=[ValueMoment(start_s=at.start_s, end_s=at.end_s, values=at.answers) for at in judged.timeline],
         contributions=judged.contributions,
-        warnings=list(judged.warnings),
+        warnings=warnings,
     )
 
 
 def _card(live: Live, served: Runtime, limits: prediction.Limits) -> ModelCard:
     info = served.info()
+    task = info.task
+    asked = None
+    if task.kind != "classes":
+        asked = AskedTask(kind=task.kind, name=task.name, source=task.source, scale=task.scale)
     return ModelCard(
         system=info.system,
         version=info.version,
         release=live.release,
-        labels=list(info.labels),
+        labels=list(task.labels),
+        task=asked,
         modalities=list(info.modalities),
         limits=schema.Limits(**asdict(limits), max_analysed_s=info.max_analysed_s),
         provenance=info.provenance,

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from serving.problems import MEDIA_TYPE
-from serving.schema import Answer, ModelCard, Problem
+from serving.schema import Answer, ClassAnswer, ModelCard, MultilabelAnswer, Problem, ValuesAnswer
 
-_Schema = TypeVar("_Schema", bound=BaseModel)
+_Schema = TypeVar("_Schema")
+
+_ANSWER: Final[TypeAdapter[ClassAnswer | MultilabelAnswer | ValuesAnswer]] = TypeAdapter(Answer)
+_CARD: Final = TypeAdapter(ModelCard)
+_PROBLEM: Final = TypeAdapter(Problem)
 
 
 class ServingError(RuntimeError):
@@ -52,8 +56,10 @@ class Client:
 
     def predict(
         self, clip: Path | bytes | None = None, *, audio: Path | bytes | None = None, text: str | None = None
-    ) -> Answer:
+    ) -> ClassAnswer | MultilabelAnswer | ValuesAnswer:
         """Judge a clip: a recording with picture (its sound is used too), or sound alone as `audio`, and words.
+
+        What the answer is depends on what the served model is asked: see `model().task`.
 
         Raises:
             ServingError: the endpoint does not answer, or refuses the request; the message says why in one line.
@@ -65,7 +71,7 @@ class Client:
             request = self._http.build_request("POST", "/v1/emotion", files=files, data=words)
         else:
             request = self._http.build_request("POST", "/v1/emotion", json=words)
-        return _parse(Answer, self._send(request))
+        return _parse(_ANSWER, self._send(request))
 
     def model(self) -> ModelCard:
         """The served model.
@@ -73,7 +79,7 @@ class Client:
         Raises:
             ServingError: the endpoint does not answer, or serves no model yet.
         """
-        return _parse(ModelCard, self._send(self._http.build_request("GET", "/v1/model")))
+        return _parse(_CARD, self._send(self._http.build_request("GET", "/v1/model")))
 
     def _send(self, request: httpx.Request) -> httpx.Response:
         try:
@@ -86,7 +92,7 @@ class Client:
         if answer.is_success:
             return answer
         if answer.headers.get("content-type", "").startswith(MEDIA_TYPE):
-            problem = _parse(Problem, answer)
+            problem = _parse(_PROBLEM, answer)
             raise ServingError(problem.detail, problem)
         text = " ".join(answer.text.split())[:300]
         raise ServingError(f"{self.url} answers {answer.status_code}: {text or answer.reason_phrase}")
@@ -96,9 +102,9 @@ def _content(source: Path | bytes) -> bytes:
     return source if isinstance(source, bytes) else source.read_bytes()
 
 
-def _parse(schema: type[_Schema], answer: httpx.Response) -> _Schema:
+def _parse(schema: TypeAdapter[_Schema], answer: httpx.Response) -> _Schema:
     try:
-        return schema.model_validate_json(answer.content)
+        return schema.validate_json(answer.content)
     except ValidationError as error:
         raise ServingError(
             f"{answer.url} is no endpoint of this version: {error.error_count()} fields differ"

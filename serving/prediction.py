@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from components.clip import Modality
 from components.features import ClipFeatures
+from components.task import Task
 
 
 class RequestError(ValueError):
@@ -58,33 +59,81 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Moment:
-    """The estimate for one second of a clip; times in seconds from its start."""
+    """The estimate for one second of a clip; times in seconds from its start.
+
+    Attributes:
+        answers: by label its probability, or its value.
+    """
 
     start_s: float
     end_s: float
-    probabilities: dict[str, float]
+    answers: dict[str, float]
 
 
 @dataclass(frozen=True)
-class Prediction:
+class _Prediction:
     """What the model makes of one clip.
 
     Attributes:
-        label: the most probable label.
-        probabilities: by label, summing to 1.
         timeline: second by second; empty without sound and picture.
-        contributions: by present modality, the fall of the label's log-probability (natural) when it is left out;
-            for a modality on its own, against a uniform guess.
         warnings: stable codes, such as no-face, silence, truncated.
         version: of the bundle that answered.
     """
 
-    label: str
-    probabilities: dict[str, float]
     timeline: tuple[Moment, ...]
-    contributions: dict[Modality, float]
     warnings: tuple[str, ...]
     version: str
+
+
+@dataclass(frozen=True)
+class ClassPrediction(_Prediction):
+    """One class of several.
+
+    Attributes:
+        label: the most probable label.
+        probabilities: by label, summing to 1.
+        contributions: by present modality, the fall of the label's log-probability (natural) when it is left out;
+            for a modality on its own, against a uniform guess.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    contributions: dict[Modality, float]
+
+
+@dataclass(frozen=True)
+class LabelPrediction(_Prediction):
+    """Any of several labels.
+
+    Attributes:
+        probabilities: of each label, on its own.
+        thresholds: from which probability on each label counts as there.
+        contributions: by present modality and label, the fall of the log-odds (natural) when the modality is left
+            out; for a modality on its own, against even odds.
+    """
+
+    probabilities: dict[str, float]
+    thresholds: dict[str, float]
+    contributions: dict[Modality, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class ValuePrediction(_Prediction):
+    """Values on a scale.
+
+    Attributes:
+        values: by label, on the scale.
+        scale: its ends.
+        contributions: by present modality and label, the fall of the value when the modality is left out; for a
+            modality on its own, against the middle of the scale.
+    """
+
+    values: dict[str, float]
+    scale: tuple[float, float]
+    contributions: dict[Modality, dict[str, float]]
+
+
+Prediction = ClassPrediction | LabelPrediction | ValuePrediction
 
 
 @dataclass(frozen=True)
@@ -93,7 +142,7 @@ class Info:
 
     system: str
     version: str
-    labels: tuple[str, ...]
+    task: Task
     modalities: tuple[Modality, ...]
     provenance: dict[str, object]
     max_analysed_s: float

@@ -13,25 +13,45 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from components import bundle, media
+from components.answers import to_answers
 from components.batches import collate
 from components.clip import MODALITIES, Modality
 from components.features import ClipFeatures
-from components.models.trimodal import TrimodalModel
 from components.predictor import LoadedClips
-from serving.prediction import BundleError, Info, Limits, Moment, Prediction, Prepared, Request, RequestError
+from serving.prediction import (
+    BundleError,
+    ClassPrediction,
+    Info,
+    LabelPrediction,
+    Limits,
+    Moment,
+    Prediction,
+    Prepared,
+    Request,
+    RequestError,
+    ValuePrediction,
+)
 
 SECOND_S: Final = 1.0
 # Clips of one forward; with their variants up to four times as many rows, of which the longest sets the memory.
 _CLIPS_PER_FORWARD: Final = 8
 # Below it a probability counts as this much, so that its logarithm is finite.
 _TINY: Final = 1e-12
+
+
+@runtime_checkable
+class _Timed(Protocol):
+    """A system that can tell what it makes of a clip's windows; of others there is no timeline."""
+
+    def window_logits(self, output: object, *, window_s: float) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -88,7 +108,7 @@ class Runtime:
         return Info(
             system=origin.system,
             version=self._bundle.version,
-            labels=self._bundle.labels,
+            task=self._bundle.task,
             modalities=self._bundle.features.modalities,
             provenance=json.loads(origin.to_json()),
             max_analysed_s=self._bundle.features.max_duration_s,
@@ -150,13 +170,14 @@ class Runtime:
         names = [str(number) for number in range(len(clips))]
         unlabelled_NC = np.full((len(clips), len(self._bundle.labels)), np.nan, np.float32)
         batch = collate(LoadedClips([clip.features for clip in clips], names, names, unlabelled_NC), rows.clip_B)
-        # Every system that is served has the trimodal one's `window_logits`.
-        model = cast(TrimodalModel, self._bundle.model)
+        model, task = self._bundle.model, self._bundle.task
         with torch.inference_mode():
             output = model(**batch.keep(torch.tensor(rows.present_BM)).inputs())
-            rows_BC = torch.softmax(output.logits_BC, dim=-1).numpy()
-            logits_BKC, _ = model.window_logits(output, window_s=SECOND_S)
-            seconds_BKC = torch.softmax(logits_BKC, dim=-1).numpy()
+            rows_BC = to_answers(output.logits_BC, task).numpy()
+            seconds_BKC = np.zeros((len(rows_BC), 0, rows_BC.shape[1]), dtype=np.float32)
+            if isinstance(model, _Timed):
+                logits_BKC, _ = model.window_logits(output, window_s=SECOND_S)
+                seconds_BKC = to_answers(logits_BKC.flatten(0, 1), task).reshape(logits_BKC.shape).numpy()
         return [
             self._prediction(clip, rows_BC, whole, without, self._timeline(clip.features, seconds_BKC[whole]))
             for clip, whole, without in zip(clips, rows.whole_N, rows.without_N, strict=True)
@@ -189,20 +210,33 @@ class Runtime:
         without: dict[Modality, int],
         timeline: tuple[Moment, ...],
     ) -> Prediction:
-        winner = int(np.argmax(rows_BC[whole]))
-        logs_B = np.log(np.maximum(rows_BC[:, winner].astype(float), _TINY))
-        uniform_log = -math.log(rows_BC.shape[1])
-        return Prediction(
-            label=self._bundle.labels[winner],
-            probabilities=self._named(rows_BC[whole]),
-            timeline=timeline,
-            contributions={
+        task, version = self._bundle.task, self._bundle.version
+        if task.kind == "classes":
+            winner = int(np.argmax(rows_BC[whole]))
+            logs_B = np.log(np.maximum(rows_BC[:, winner].astype(float), _TINY))
+            uniform_log = -math.log(rows_BC.shape[1])
+            falls = {
                 name: float(logs_B[whole] - (uniform_log if row == whole else logs_B[row]))
                 for name, row in without.items()
-            },
-            warnings=clip.warnings,
-            version=self._bundle.version,
-        )
+            }
+            label = task.labels[winner]
+            return ClassPrediction(timeline, clip.warnings, version, label, self._named(rows_BC[whole]), falls)
+        if task.kind == "multilabel":
+            falls_of = self._falls(_log_odds(rows_BC.astype(float)), whole, without, alone=0.0)
+            thresholds = dict(zip(task.labels, self._bundle.thresholds, strict=True))
+            return LabelPrediction(timeline, clip.warnings, version, self._named(rows_BC[whole]), thresholds, falls_of)
+        assert task.scale is not None
+        falls_of = self._falls(rows_BC.astype(float), whole, without, alone=sum(task.scale) / 2)
+        return ValuePrediction(timeline, clip.warnings, version, self._named(rows_BC[whole]), task.scale, falls_of)
+
+    def _falls(
+        self, rows_BC: NDArray[np.float64], whole: int, without: dict[Modality, int], *, alone: float
+    ) -> dict[Modality, dict[str, float]]:
+        """By modality and label, how much less the answer is without the modality; `alone` is what nothing says."""
+        return {
+            name: self._named(rows_BC[whole] - (alone if row == whole else rows_BC[row]))
+            for name, row in without.items()
+        }
 
     def _timeline(self, features: ClipFeatures, seconds_KC: NDArray[np.float32]) -> tuple[Moment, ...]:
         """The seconds of the sound, or of the picture where there is none; words carry no times."""
@@ -214,8 +248,13 @@ class Runtime:
             Moment(k * SECOND_S, min((k + 1) * SECOND_S, end_s), self._named(seconds_KC[k])) for k in range(num_seconds)
         )
 
-    def _named(self, probabilities_C: NDArray[np.float32]) -> dict[str, float]:
-        return dict(zip(self._bundle.labels, probabilities_C.astype(float).tolist(), strict=True))
+    def _named(self, answers_C: NDArray[np.floating]) -> dict[str, float]:
+        return dict(zip(self._bundle.labels, answers_C.astype(float).tolist(), strict=True))
+
+
+def _log_odds(probabilities_BC: NDArray[np.float64]) -> NDArray[np.float64]:
+    kept_BC = np.clip(probabilities_BC, _TINY, 1 - _TINY)
+    return np.log(kept_BC) - np.log1p(-kept_BC)
 
 
 def _num_steps(features: ClipFeatures) -> tuple[int, int, int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from components.clip import Modality
 
@@ -37,8 +40,32 @@ class Moment(Schema):
     probabilities: dict[str, float] = Field(description="Probability of each label; they sum to 1.")
 
 
-class Answer(Schema):
-    """What the model makes of one clip."""
+class ValueMoment(Schema):
+    """The values for one second of the clip."""
+
+    start_s: float = Field(description="Start of the second, from the start of the clip.", examples=[0.0])
+    end_s: float = Field(description="Its end; the last one may be shorter than a second.", examples=[1.0])
+    values: dict[str, float] = Field(description="Value of each label on the model's scale.")
+
+
+class MultilabelMoment(Schema):
+    """The estimate for one second of the clip, of several labels."""
+
+    start_s: float = Field(description="Start of the second, from the start of the clip.", examples=[0.0])
+    end_s: float = Field(description="Its end; the last one may be shorter than a second.", examples=[1.0])
+    probabilities: dict[str, float] = Field(description="Probability of each label on its own.")
+
+
+class LabelAnswer(Schema):
+    """Whether one of several labels is there."""
+
+    probability: float = Field(description="Of this label on its own.", examples=[0.81])
+    threshold: float = Field(description="From this probability on it counts as there.", examples=[0.5])
+    present: bool = Field(description="Whether it counts as there.", examples=[True])
+
+
+class ClassAnswer(Schema):
+    """What the model makes of one clip: one class of several. The only kind of answer that does not name its kind."""
 
     request_id: str = Field(description="The `X-Request-ID` sent with the request, or one made for it.")
     model: ModelName
@@ -58,6 +85,55 @@ class Answer(Schema):
     )
 
 
+class MultilabelAnswer(Schema):
+    """What the model makes of one clip: any of several labels."""
+
+    request_id: str = Field(description="The `X-Request-ID` sent with the request, or one made for it.")
+    model: ModelName
+    kind: Literal["multilabel"] = "multilabel"
+    labels: dict[str, LabelAnswer] = Field(description="Each label by name; several may be there, or none.")
+    timeline: list[MultilabelMoment] = Field(description="Second by second; empty when only words were given.")
+    contributions: dict[Modality, dict[str, float]] = Field(
+        description="How much each label's log-odds fall when one modality is left out; negative when that modality "
+        "spoke against it. One modality alone is compared with even odds.",
+        examples=[{"audio": {"happy": 0.9, "sad": -0.2}, "text": {"happy": 0.1, "sad": 0.0}}],
+    )
+    warnings: list[str] = Field(description="What the answer may suffer from, as stable codes.", examples=[["no-face"]])
+
+
+class ValuesAnswer(Schema):
+    """What the model makes of one clip: values on a scale."""
+
+    request_id: str = Field(description="The `X-Request-ID` sent with the request, or one made for it.")
+    model: ModelName
+    kind: Literal["values"] = "values"
+    values: dict[str, float] = Field(
+        description="Value of each label. A model may go a little beyond the scale.", examples=[{"arousal": 3.4}]
+    )
+    scale: tuple[float, float] = Field(description="The ends of the scale.", examples=[(1.0, 5.0)])
+    timeline: list[ValueMoment] = Field(description="Second by second; empty when only words were given.")
+    contributions: dict[Modality, dict[str, float]] = Field(
+        description="How much each value falls when one modality is left out. One modality alone is compared with the "
+        "middle of the scale.",
+        examples=[{"audio": {"arousal": 0.6}, "video": {"arousal": -0.1}}],
+    )
+    warnings: list[str] = Field(description="What the answer may suffer from, as stable codes.", examples=[["no-face"]])
+
+
+def _kind_of(value: Any) -> str:
+    """The kind of an answer; one that does not name it is of classes."""
+    return str(value.get("kind", "classes") if isinstance(value, Mapping) else getattr(value, "kind", "classes"))
+
+
+Answer = Annotated[
+    Annotated[ClassAnswer, Tag("classes")]
+    | Annotated[MultilabelAnswer, Tag("multilabel")]
+    | Annotated[ValuesAnswer, Tag("values")],
+    Discriminator(_kind_of),
+]
+"""What the model makes of one clip, told apart by `kind`."""
+
+
 class Limits(Schema):
     """What the endpoint accepts."""
 
@@ -67,11 +143,25 @@ class Limits(Schema):
     max_characters: int = Field(description="Length of `text`.")
 
 
+class AskedTask(Schema):
+    """What a model answers that does not name one class of several."""
+
+    kind: Literal["multilabel", "values"] = Field(description="The kind of its answers.")
+    name: str = Field(description="Name of the label set within its corpus.", examples=["dimensions"])
+    source: str = Field(description="Where the labels come from, in words.")
+    scale: tuple[float, float] | None = Field(description="Values: the ends of their scale.")
+
+
 class ModelCard(ModelName):
     """The served model: where it comes from, what it knows and what it takes."""
 
     labels: list[str] = Field(description="Labels in the order of the model's outputs.")
     modalities: list[Modality] = Field(description="What it can use; any subset of them may be sent.")
+    task: AskedTask | None = Field(
+        None,
+        description="What it answers; left out when that is one class of several.",
+        exclude_if=lambda value: value is None,
+    )
     limits: Limits
     provenance: dict[str, object] = Field(
         description="Commit, data, parameters and figures, as the bundle records them."

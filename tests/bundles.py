@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ from components.features.text import fit_tokenizer, save_tokenizer
 from components.features.video import video_width
 from components.golden import GoldenRequest
 from components.provenance import Provenance
+from serving.prediction import ClassPrediction, Request
+from serving.runtime import Runtime
+from serving.schema import ClassAnswer
 
 LABELS = ("neutral", "happy", "sad", "angry")
 FEATURES = params.Features(max_duration_s=5.0)
@@ -27,6 +31,18 @@ FEATURES = params.Features(max_duration_s=5.0)
 def requests() -> tuple[GoldenRequest, ...]:
     """A voice (WAV), a talking face with voice (MP4) and a sentence."""
     return tuple(GoldenRequest(each.name, each.audio, each.video, each.text) for each in synthetic.golden_requests())
+
+
+def class_predictions(runtime: Runtime, asked: Sequence[Request]) -> list[ClassPrediction]:
+    """What a bundle of classes makes of some requests."""
+    found = runtime.predict(asked)
+    return [each for each in found if isinstance(each, ClassPrediction)]
+
+
+def of_classes(answer: object) -> ClassAnswer:
+    """An answer of the endpoint, which must be one of classes."""
+    assert isinstance(answer, ClassAnswer)
+    return answer
 
 
 def write_bundle(folder: Path, *, seed: int) -> Path:

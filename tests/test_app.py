@@ -22,8 +22,8 @@ from serving.client import Client, ServingError
 from serving.prediction import Limits, Request
 from serving.problems import PROBLEMS
 from serving.runtime import Runtime
-from serving.schema import Answer, ModelCard, Problem
-from tests.bundles import LABELS, requests, write_bundle
+from serving.schema import ClassAnswer, ModelCard, Problem
+from tests.bundles import LABELS, class_predictions, of_classes, requests, write_bundle
 
 LIMITS = Limits(max_bytes=2_000_000, max_characters=500)
 
@@ -97,8 +97,8 @@ def test_the_same_clip_gives_the_same_probabilities_as_the_runtime(
 ) -> None:
     answer = http.post("/v1/emotion", files={"video": face}, data={"text": "we saw the door"})
     assert answer.status_code == 200, answer.text
-    judged = Answer.model_validate_json(answer.content)
-    [expected] = runtime.predict([Request(video=face, text="we saw the door")])
+    judged = ClassAnswer.model_validate_json(answer.content)
+    [expected] = class_predictions(runtime, [Request(video=face, text="we saw the door")])
     assert judged.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
     assert judged.contributions == pytest.approx(expected.contributions, abs=1e-4)
     assert (judged.model.version, judged.model.release) == (runtime.version, 3)
@@ -108,7 +108,7 @@ def test_the_same_clip_gives_the_same_probabilities_as_the_runtime(
 
 def test_words_may_come_as_json(http: httpx.Client, runtime: Runtime) -> None:
     answer = http.post("/v1/emotion", json={"text": "we saw the door"})
-    [expected] = runtime.predict([Request(text="we saw the door")])
+    [expected] = class_predictions(runtime, [Request(text="we saw the door")])
     assert answer.json()["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
     assert answer.json()["timeline"] == []
 
@@ -270,8 +270,8 @@ def test_the_client_speaks_the_contract(endpoint: Endpoint, runtime: Runtime, fa
     path = tmp_path / "clip.mp4"
     path.write_bytes(face)
     with Client(endpoint.url) as client:
-        [expected] = runtime.predict([Request(video=face, text="we saw the door")])
-        assert client.predict(path, text="we saw the door").probabilities == pytest.approx(
+        [expected] = class_predictions(runtime, [Request(video=face, text="we saw the door")])
+        assert of_classes(client.predict(path, text="we saw the door")).probabilities == pytest.approx(
             expected.probabilities, abs=1e-5
         )
         assert client.predict(audio=requests()[0].audio).contributions.keys() == {"audio"}

@@ -40,9 +40,15 @@ ORDER = (
     "models",
     "objectives",
     "metrics",
+    "metrics_by_label",
+    "metrics_multilabel",
+    "metrics_regression",
+    "metrics_calibration",
+    "answers",
     "report",
     "training",
     "scoring",
+    "measuring",
     "cluster",
     "runs",
     "pretrain",
@@ -58,7 +64,10 @@ ORDER = (
     "gates",
     "registry",
 )
-TRAINING_CORE = ("batches", "masking", "models", "objectives", "metrics", "training")
+TRAINING_CORE = (
+    *("task", "batches", "masking", "models", "objectives", "answers", "training"),
+    *("metrics", "metrics_by_label", "metrics_multilabel", "metrics_regression", "metrics_calibration"),
+)
 CORE_PACKAGES = {"torch", "transformers", "numpy", "scipy", "sklearn", "safetensors"}
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from serving.client import Client, ServingError
 from serving.prediction import Request
-from tests.bundles import requests, write_bundle
+from tests.bundles import class_predictions, of_classes, requests, write_bundle
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.slow
@@ -62,9 +62,9 @@ def test_it_keeps_the_contract(url: str, bundle_folder: Path) -> None:
     from serving.runtime import Runtime
 
     face, words = requests()[1].video, requests()[2].text
-    [expected] = Runtime(bundle_folder).predict([Request(video=face, text=words)])
+    [expected] = class_predictions(Runtime(bundle_folder), [Request(video=face, text=words)])
     with Client(url) as client:
-        answer = client.predict(face, text=words)
+        answer = of_classes(client.predict(face, text=words))
         assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
         assert (answer.model.version, answer.model.release) == (expected.version, 3)
         assert client.model().version == expected.version

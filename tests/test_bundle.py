@@ -20,11 +20,11 @@ from components.features import ClipFeatures
 from components.golden import GoldenRequest
 from components.media import MediaError
 from components.metrics import Interval
-from components.report import Report
+from components.report import ClassReport
 from tests.conftest import REPOSITORY
 from tests.finished_run import LABELS, FinishedRun
 
-FIGURES = Report(
+FIGURES = ClassReport(
     dataset="synthetic",
     synthetic=True,
     num_clips=12,
@@ -119,10 +119,10 @@ def test_hugging_face_reads_it(made: Bundle) -> None:
 
 def test_probabilities_of_one_clip_do_not_depend_on_its_company(made: Bundle) -> None:
     each = [made.features_of(request.audio, request.video, request.text)[0] for request in requests()]
-    together = made.probabilities(each)
+    together = made.answers(each)
     assert together.shape == (3, len(LABELS))
     np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-6)
-    alone = np.concatenate([made.probabilities([features]) for features in each])
+    alone = np.concatenate([made.answers([features]) for features in each])
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 

@@ -19,7 +19,10 @@ from torch import Tensor, nn
 
 from components import evaluate, metrics, params, predictor, report, scoring, shards
 from components.features import ClipFeatures, clip_features, text
+from components.measuring import Origin, measure
 from components.predictor import LoadedClips, Predictor
+from components.report import ClassReport
+from components.task import Task
 from tests.finished_run import LABELS, SPLIT_OF_SPEAKER, FinishedRun, write_model
 
 FILES = ("confusion.csv", "confusion.png", "metrics.json", "predictions.parquet")
@@ -53,6 +56,7 @@ def test_the_figures_are_those_of_the_stored_predictions(evaluated: FinishedRun)
     folder = evaluated.build / "evaluation"
     assert tuple(sorted(path.name for path in folder.iterdir())) == FILES
     figures = report.read(folder / "metrics.json")
+    assert isinstance(figures, ClassReport)
     table = pq.read_table(folder / "predictions.parquet")
     assert figures.dataset == "synthetic"
     assert figures.synthetic
@@ -102,7 +106,7 @@ def test_the_same_run_elsewhere_gives_the_same_bytes(evaluated: FinishedRun, run
 
 def test_stored_outcomes_are_those_of_scoring_the_same_model_again(evaluated: FinishedRun, run: FinishedRun) -> None:
     stored = evaluate.read_outcomes(evaluated.build / "evaluation", LABELS)
-    again = evaluate.score_bundle(champion_of(run, seed=0), build=run.build)
+    again = evaluate.score_bundle(champion_of(run, seed=0), build=run.build).class_outcomes
     np.testing.assert_array_equal(stored.actual_N, again.actual_N)
     np.testing.assert_array_equal(stored.predicted_N, again.predicted_N)
     assert list(stored.speaker_ids) == list(again.speaker_ids)
@@ -111,7 +115,7 @@ def test_stored_outcomes_are_those_of_scoring_the_same_model_again(evaluated: Fi
 
 def test_labels_of_a_champion_are_aligned_by_name(run: FinishedRun) -> None:
     champion = champion_of(run, seed=3)
-    expected = evaluate.score_bundle(champion, build=run.build)
+    expected = evaluate.score_bundle(champion, build=run.build).class_outcomes
     shuffled = tuple(LABELS[number] for number in (2, 0, 5, 1, 4, 3))
     head = champion.model.get_submodule("head.4")
     assert isinstance(head, nn.Linear)
@@ -119,16 +123,17 @@ def test_labels_of_a_champion_are_aligned_by_name(run: FinishedRun) -> None:
     with torch.no_grad():
         head.weight.copy_(head.weight[order].clone())
         head.bias.copy_(head.bias[order].clone())
-    found = evaluate.score_bundle(replace(champion, labels=shuffled), build=run.build)
+    found = evaluate.score_bundle(replace(champion, task=Task("classes", shuffled)), build=run.build).class_outcomes
     np.testing.assert_array_equal(found.predicted_N, expected.predicted_N)
 
 
 def test_a_label_that_the_champion_does_not_know_is_never_answered(run: FinishedRun) -> None:
-    champion = replace(champion_of(run, seed=3), labels=("neutral", "happy", "sad", "bored", "proud", "calm"))
-    found = evaluate.score_bundle(champion, build=run.build)
+    task = Task("classes", ("neutral", "happy", "sad", "bored", "proud", "calm"))
+    champion = replace(champion_of(run, seed=3), task=task)
+    found = evaluate.score_bundle(champion, build=run.build).class_outcomes
     assert set(found.predicted_N.tolist()) <= {0, 1, 2}
     assert found.num_classes == 6
-    strange = replace(champion, labels=("a", "b", "c", "d", "e", "f"))
+    strange = replace(champion, task=Task("classes", ("a", "b", "c", "d", "e", "f")))
     with pytest.raises(evaluate.NoSharedLabels, match="knows the labels a, b, c"):
         evaluate.score_bundle(strange, build=run.build)
 
@@ -140,7 +145,8 @@ shares = st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4)
 @settings(max_examples=60, deadline=None)
 def test_alignment_equals_a_loop(rows: list[list[float]], known: list[str], wanted_set: set[str]) -> None:
     wanted = sorted(wanted_set)
-    found_NC = scoring.align(np.array(rows, dtype=np.float32), known, wanted)
+    tasks = Task("classes", tuple(known)), Task("classes", tuple(wanted))
+    found_NC = scoring.align(np.array(rows, dtype=np.float32), *tasks)
     shared = [label for label in wanted if label in known]
     for row, found_C in zip(rows, found_NC, strict=True):
         of = {label: np.float32(value) for label, value in zip(known, row, strict=True)}
@@ -163,7 +169,7 @@ def direct_answers(run: FinishedRun, champion: Predictor) -> list[int]:
     rows = {row["clip_id"]: row for row in pq.read_table(run.build / "clips" / "clips.parquet").to_pylist()}
     names = shards.open_split(run.build / "features", "test").clip_ids
     clips = [features_again(run, champion, name, rows[name]["transcript"]) for name in names]
-    answers: list[int] = champion.probabilities(clips).argmax(axis=1).tolist()
+    answers: list[int] = champion.answers(clips).argmax(axis=1).tolist()
     return answers
 
 
@@ -172,7 +178,7 @@ def test_a_champion_with_another_vocabulary_reads_with_its_own(run: FinishedRun)
     config = run.settings.features.model_copy(update={"text": params.TextFeatures(vocabulary_size=24)})
     tokenizer = text.fit_tokenizer(transcripts, config.text)
     champion = replace(champion_of(run, seed=5), features=config, tokenizer=tokenizer)
-    found = evaluate.score_bundle(champion, build=run.build)
+    found = evaluate.score_bundle(champion, build=run.build).class_outcomes
     assert found.predicted_N.tolist() == direct_answers(run, champion)
 
 
@@ -181,7 +187,7 @@ def test_a_champion_with_other_preprocessing_sees_the_media_through_its_own(run:
     video = params.VideoFeatures(frame_rate_hz=6.25)
     config = run.settings.features.model_copy(update={"video": video})
     champion = replace(champion_of(run, seed=6), features=config)
-    found = evaluate.score_bundle(champion, build=run.build)
+    found = evaluate.score_bundle(champion, build=run.build).class_outcomes
     assert found.predicted_N.tolist() == direct_answers(run, champion)
     assert not (run.build / "champion_features").exists()
 
@@ -226,10 +232,16 @@ def planted(audio: list[int], video: list[int], *, actual: list[int], num_words:
     )
 
 
-def measured(source: LoadedClips) -> report.Report:
-    model, labels = ReadsTheFirstStep(), ("calm", "glad", "cross")
-    answers = scoring.score(model, source, labels=labels)
-    return scoring.measure(answers, model, source, dataset="synthetic", num_resamples=100)
+PLANTED = Task("classes", ("calm", "glad", "cross"))
+
+
+def measured(source: LoadedClips) -> ClassReport:
+    model = ReadsTheFirstStep()
+    answers = scoring.score(model, source, task=PLANTED)
+    subsets = scoring.by_subset(model, source, task=PLANTED)
+    figures = measure(answers, subsets, origin=Origin("synthetic"), num_resamples=100)
+    assert isinstance(figures, ClassReport)
+    return figures
 
 
 def test_subsets_show_what_each_modality_tells() -> None:
@@ -266,7 +278,7 @@ def test_clips_without_labels_are_not_scored() -> None:
 def test_soft_labels_count_as_their_largest_share() -> None:
     source = planted([0, 1], [0, 0], actual=[0, 1], num_words=1)
     source.labels_NC[:] = [[0.2, 0.3, 0.5], [0.6, 0.4, 0.0]]
-    answers = scoring.score(ReadsTheFirstStep(), source, labels=("calm", "glad", "cross"))
+    answers = scoring.score(ReadsTheFirstStep(), source, task=PLANTED)
     assert answers.actual_N.tolist() == [2, 0]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from components import bundle, evaluate, gates, params
 from components.bundle_files import version_of
-from components.gates import Evidence, GoldenReproduced, MacroF1Floor, NotWorseThanChampion
+from components.gates import Evidence, GoldenReproduced, HeadlineFloor, NotWorseThanChampion
 from components.metrics import Outcomes
 from tests.conftest import REPOSITORY
 from tests.finished_run import LABELS, FinishedRun, write_model
@@ -37,14 +37,14 @@ def evidence(candidate: Outcomes, champion: Outcomes | None, *, golden_error: fl
 
 def test_the_floor_is_reached_or_missed_by_so_much() -> None:
     candidate = answers(num_wrong_each=8)
-    passed = MacroF1Floor(0.5, 200).judge(evidence(candidate, None))
+    passed = HeadlineFloor(0.5, 200).judge(evidence(candidate, None))
     assert passed.passed
     assert passed.value == pytest.approx(0.6)
     assert "0.100 above the floor of 0.500" in passed.message
-    failed = MacroF1Floor(0.75, 200).judge(evidence(candidate, None))
+    failed = HeadlineFloor(0.75, 200).judge(evidence(candidate, None))
     assert not failed.passed
     assert "0.150 below the floor of 0.750" in failed.message
-    assert MacroF1Floor(0.0, 200).judge(evidence(candidate, None)).passed
+    assert HeadlineFloor(0.0, 200).judge(evidence(candidate, None)).passed
 
 
 def test_the_first_model_has_nobody_to_beat() -> None:

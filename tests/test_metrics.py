@@ -13,6 +13,7 @@ from sklearn import metrics as reference
 
 from components import metrics
 from components.metrics import Interval, Outcomes
+from components.metrics_calibration import expected_calibration_error
 
 NUM_CLASSES = 4
 
@@ -85,11 +86,11 @@ def test_calibration_error_equals_a_loop() -> None:
     probabilities_NC = generator.dirichlet(np.full(NUM_CLASSES, 0.4), size=200)
     actual_N = generator.integers(0, NUM_CLASSES, 200)
     expected = loop_calibration(actual_N, probabilities_NC, 10)
-    assert metrics.expected_calibration_error(actual_N, probabilities_NC, num_bins=10) == pytest.approx(expected)
+    assert expected_calibration_error(actual_N, probabilities_NC, num_bins=10) == pytest.approx(expected)
 
 
 def test_calibration_error_of_certain_and_right_answers_is_zero() -> None:
-    assert metrics.expected_calibration_error(np.array([0, 1]), np.eye(2)) == 0.0
+    assert expected_calibration_error(np.array([0, 1]), np.eye(2)) == 0.0
 
 
 def test_bootstrap_equals_a_loop_over_speakers() -> None:

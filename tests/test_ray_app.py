@@ -23,8 +23,8 @@ from components.settings import Settings
 from serving.client import Client, ServingError
 from serving.deploy import DeployError, deploy, endpoint_status, refuse_unknown, serve_config
 from serving.prediction import Request
-from serving.schema import Answer
-from tests.bundles import requests, write_bundle
+from serving.schema import ClassAnswer
+from tests.bundles import class_predictions, requests, write_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -126,7 +126,8 @@ def test_an_endpoint_is_swapped_without_a_lost_or_mixed_answer(
     card = deploy(str(bundles["A"]), 1, here=here)
     assert card is not None
     expected = {
-        release: Runtime(bundles[name]).predict([Request(video=video)])[0] for release, name in ((1, "A"), (2, "B"))
+        release: class_predictions(Runtime(bundles[name]), [Request(video=video)])[0]
+        for release, name in ((1, "A"), (2, "B"))
     }
     assert card.version == expected[1].version
     [replica] = _replicas(here)
@@ -200,7 +201,7 @@ class _Load:
 
     def __init__(self, here: Settings, video: bytes) -> None:
         self.url, self.video = f"{here.endpoint_url}/v1/emotion", video
-        self.answers: list[Answer] = []
+        self.answers: list[ClassAnswer] = []
         self.failures: list[str] = []
         self.stop = threading.Event()
         self.threads = [threading.Thread(target=self._ask) for _ in range(2)]
@@ -230,6 +231,6 @@ class _Load:
                     self.failures.append(repr(error))
                     continue
                 if answer.status_code == 200:
-                    self.answers.append(Answer.model_validate_json(answer.content))
+                    self.answers.append(ClassAnswer.model_validate_json(answer.content))
                 else:
                     self.failures.append(answer.text)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from components import media
 from components.clip import MODALITIES
-from serving.prediction import BundleError, Limits, Prediction, Request, RequestError
+from serving.prediction import BundleError, ClassPrediction, Limits, Request, RequestError
 from serving.runtime import Runtime
-from tests.bundles import LABELS, requests, write_bundle
+from tests.bundles import LABELS, class_predictions, requests, write_bundle
 
 VOICE, FACE, WORDS = range(3)
 
@@ -36,12 +36,12 @@ def everything() -> Request:
     return Request(video=requests()[FACE].video, text=requests()[WORDS].text)
 
 
-def _values(prediction: Prediction) -> list[float]:
+def _values(prediction: ClassPrediction) -> list[float]:
     return [prediction.probabilities[label] for label in LABELS]
 
 
 def test_a_video_brings_its_own_sound(runtime: Runtime, everything: Request) -> None:
-    [prediction] = runtime.predict([everything])
+    [prediction] = class_predictions(runtime, [everything])
     assert set(prediction.contributions) == set(MODALITIES)
     assert set(prediction.probabilities) == set(LABELS)
     assert math.isclose(sum(prediction.probabilities.values()), 1.0, abs_tol=1e-6)
@@ -57,26 +57,26 @@ def test_sound_given_apart_replaces_that_of_the_video(runtime: Runtime) -> None:
 
 
 def test_contributions_are_what_a_request_without_the_modality_changes(runtime: Runtime, everything: Request) -> None:
-    [whole] = runtime.predict([everything])
-    [without_words] = runtime.predict([Request(video=everything.video)])
+    [whole] = class_predictions(runtime, [everything])
+    [without_words] = class_predictions(runtime, [Request(video=everything.video)])
     change = math.log(whole.probabilities[whole.label]) - math.log(without_words.probabilities[whole.label])
     assert whole.contributions["text"] == pytest.approx(change, abs=1e-4)
 
 
 def test_a_modality_alone_is_compared_with_a_uniform_guess(runtime: Runtime) -> None:
-    [prediction] = runtime.predict([Request(text=requests()[WORDS].text)])
+    [prediction] = class_predictions(runtime, [Request(text=requests()[WORDS].text)])
     expected = math.log(prediction.probabilities[prediction.label] * len(LABELS))
     assert prediction.contributions == {"text": pytest.approx(expected, abs=1e-5)}
 
 
 def test_the_timeline_covers_the_clip_second_by_second(runtime: Runtime, everything: Request) -> None:
-    [prediction] = runtime.predict([everything])
+    [prediction] = class_predictions(runtime, [everything])
     duration_s = media.probe(everything.video or b"").duration_s
     starts = [moment.start_s for moment in prediction.timeline]
     assert starts == [float(second) for second in range(math.ceil(duration_s))]
     assert prediction.timeline[-1].end_s == pytest.approx(duration_s, abs=0.1)
     for moment in prediction.timeline:
-        assert math.isclose(sum(moment.probabilities.values()), 1.0, abs_tol=1e-6)
+        assert math.isclose(sum(moment.answers.values()), 1.0, abs_tol=1e-6)
 
 
 def test_words_alone_have_no_timeline(runtime: Runtime) -> None:
@@ -90,8 +90,8 @@ def test_an_answer_does_not_depend_on_what_else_is_in_the_batch(
 ) -> None:
     each = requests()
     clips = [Request(each[VOICE].audio), Request(None, each[FACE].video), Request(text=each[WORDS].text), everything]
-    alone = [runtime.predict([clip])[0] for clip in clips]
-    for index, together in zip(order, runtime.predict([clips[index] for index in order]), strict=True):
+    alone = [class_predictions(runtime, [clip])[0] for clip in clips]
+    for index, together in zip(order, class_predictions(runtime, [clips[index] for index in order]), strict=True):
         assert _values(together) == pytest.approx(_values(alone[index]), abs=1e-5)
         assert len(together.timeline) == len(alone[index].timeline)
         assert together.contributions == pytest.approx(alone[index].contributions, abs=1e-3)
@@ -131,7 +131,7 @@ def test_a_picture_without_a_face_is_told(runtime: Runtime, tmp_path: Path) -> N
     times_T = np.arange(16_000) / 16_000
     tone_T = (0.3 * np.sin(2 * np.pi * 220 * times_T)).astype(np.float32)
     media.write_mp4(path, np.full((12, 64, 64, 3), 128, np.uint8), frame_rate_hz=12.0, waveform_T=tone_T)
-    [prediction] = runtime.predict([Request(video=path.read_bytes())])
+    [prediction] = class_predictions(runtime, [Request(video=path.read_bytes())])
     assert "no-face" in prediction.warnings
     assert set(prediction.contributions) == {"audio"}
 
@@ -159,6 +159,6 @@ def test_a_damaged_bundle_is_named(bundle_folder: Path, tmp_path: Path) -> None:
 
 def test_info_names_the_model(runtime: Runtime) -> None:
     info = runtime.info()
-    assert info.labels == LABELS
+    assert info.task.labels == LABELS
     assert info.system == "trimodal"
     assert info.provenance["dataset"] == "synthetic"
