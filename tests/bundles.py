@@ -12,13 +12,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from components import bundle_files, drift, golden, models, params, predictor
+from components import bundle_files, drift, golden, models, params, predictor, task
 from components.datasets import synthetic
 from components.features.audio import audio_width
 from components.features.text import fit_tokenizer, save_tokenizer
 from components.features.video import video_width
 from components.golden import GoldenRequest
 from components.provenance import Provenance
+from components.task import Task
 from serving.prediction import ClassPrediction, Request
 from serving.runtime import Runtime
 from serving.schema import ClassAnswer
@@ -45,33 +46,39 @@ def of_classes(answer: object) -> ClassAnswer:
     return answer
 
 
-def write_bundle(folder: Path, *, seed: int) -> Path:
-    """A whole bundle with random weights; another seed gives clearly different probabilities."""
+def write_bundle(folder: Path, *, seed: int, asked: Task | None = None) -> Path:
+    """A whole bundle with random weights, of classes unless `asked`; another seed answers clearly differently."""
+    labels = asked.labels if asked else LABELS
     folder.mkdir(parents=True)
     texts = [request.text for request in requests()]
     tokenizer = fit_tokenizer(texts, FEATURES.text)
     save_tokenizer(tokenizer, folder / bundle_files.TOKENIZER)
-    models.save(_model(seed, tokenizer.get_vocab_size()), folder)
-    (folder / bundle_files.LABELS).write_text(json.dumps(LABELS))
+    models.save(_model(seed, tokenizer.get_vocab_size(), len(labels)), folder)
+    (folder / bundle_files.LABELS).write_text(json.dumps(labels))
+    if asked:
+        task.write(folder, asked)
+        if asked.kind == "multilabel":
+            thresholds = {label: 0.3 + 0.1 * number for number, label in enumerate(labels)}
+            (folder / bundle_files.THRESHOLDS).write_text(json.dumps(thresholds))
     (folder / bundle_files.PREPROCESS).write_text(FEATURES.model_dump_json())
     origin = Provenance("trimodal", "test", "synthetic", "", True, seed, "0" * 64, "0" * 64, {}, {})
     (folder / bundle_files.PROVENANCE).write_text(origin.to_json())
     (folder / bundle_files.CARD).write_text("# A model with random weights\n")
     core = predictor.load(folder)
     clips = [core.features_of(each.audio, each.video, each.text)[0] for each in requests()]
-    drift.describe(clips, np.full(len(LABELS), 1 / len(LABELS), np.float32)).save(folder / bundle_files.DRIFT_REFERENCE)
+    drift.describe(clips, np.full(len(labels), 1 / len(labels), np.float32)).save(folder / bundle_files.DRIFT_REFERENCE)
     (folder / bundle_files.GOLDEN).write_bytes(golden.answer(requests(), core).to_json())
     return folder
 
 
-def _model(seed: int, vocabulary_size: int) -> PreTrainedModel:
+def _model(seed: int, vocabulary_size: int, num_classes: int) -> PreTrainedModel:
     torch.manual_seed(seed)
     model = models.build(
         "trimodal",
         audio_features=audio_width(FEATURES.audio),
         video_features=video_width(FEATURES.video),
         vocabulary_size=vocabulary_size,
-        num_classes=len(LABELS),
+        num_classes=num_classes,
         width=16,
         num_heads=2,
         num_layers=1,
