@@ -7,7 +7,7 @@ uses that runtime to its end, so a swap never mixes two models in one answer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from anyio import CapacityLimiter
@@ -18,25 +18,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving import prediction, schema, uploads
+from serving import answering, prediction, schema, uploads
 from serving.observation import METRICS_MEDIA_TYPE, REQUEST_ID_HEADER, Metrics, Observed
-from serving.prediction import ClassPrediction, LabelPrediction, Prediction, RequestError
+from serving.prediction import RequestError
 from serving.problems import MEDIA_TYPE, PROBLEMS, problem
-from serving.schema import (
-    Answer,
-    AskedTask,
-    ClassAnswer,
-    Health,
-    LabelAnswer,
-    ModelCard,
-    ModelName,
-    Moment,
-    MultilabelAnswer,
-    MultilabelMoment,
-    Problem,
-    ValueMoment,
-    ValuesAnswer,
-)
+from serving.schema import Answer, Health, ModelCard, Problem
 
 if TYPE_CHECKING:
     # PyTorch takes seconds to import, and before the first promotion there is nothing for it to do.
@@ -137,14 +123,15 @@ def _add_emotion(
             prepared = await run_sync(served.prepare, asked, limiter=decoders)
         with metrics.stage("model"):
             [judged] = await run_sync(served.predict_prepared, [prepared], limiter=model)
-        return _answer(judged, live, served, request.state.request_id)
+        model_name = answering.name_of(served.info(), live.release)
+        return answering.answer_of(judged, model_name, request.state.request_id)
 
 
 def _add_observation(app: FastAPI, provider: Provider, metrics: Metrics, limits: prediction.Limits) -> None:
     @app.get("/v1/model", summary="The served model", responses=_responses("no-model"))
     async def model() -> ModelCard:
         live = provider()
-        return _card(live, _served(live), limits)
+        return answering.card_of(_served(live).info(), live.release, live.refused, limits=limits)
 
     @app.get("/healthz", summary="The process answers")
     async def healthz() -> Health:
@@ -168,67 +155,6 @@ def _served(live: Live) -> Runtime:
     if live.refused:
         raise RequestError("bundle-refused", live.refused)
     raise RequestError("no-model", "no model has been promoted yet: run `affect retrain`")
-
-
-def _answer(
-    judged: Prediction, live: Live, served: Runtime, request_id: str
-) -> ClassAnswer | MultilabelAnswer | ValuesAnswer:
-    model = ModelName(system=served.info().system, version=judged.version, release=live.release)
-    warnings = list(judged.warnings)
-    if isinstance(judged, ClassPrediction):
-        return ClassAnswer(
-            request_id=request_id,
-            model=model,
-            label=judged.label,
-            probabilities=judged.probabilities,
-            timeline=[Moment(start_s=at.start_s, end_s=at.end_s, probabilities=at.answers) for at in judged.timeline],
-            contributions=judged.contributions,
-            warnings=warnings,
-        )
-    if isinstance(judged, LabelPrediction):
-        labels = {
-            label: LabelAnswer(probability=value, threshold=threshold, present=value >= threshold)
-            for label, value in judged.probabilities.items()
-            for threshold in [judged.thresholds[label]]
-        }
-        return MultilabelAnswer(
-            request_id=request_id,
-            model=model,
-            labels=labels,
-            timeline=[
-                MultilabelMoment(start_s=at.start_s, end_s=at.end_s, probabilities=at.answers) for at in judged.timeline
-            ],
-            contributions=judged.contributions,
-            warnings=warnings,
-        )
-    return ValuesAnswer(
-        request_id=request_id,
-        model=model,
-        values=judged.values,
-        scale=judged.scale,
-        timeline=[ValueMoment(start_s=at.start_s, end_s=at.end_s, values=at.answers) for at in judged.timeline],
-        contributions=judged.contributions,
-        warnings=warnings,
-    )
-
-
-def _card(live: Live, served: Runtime, limits: prediction.Limits) -> ModelCard:
-    info = served.info()
-    task = info.task
-    asked = None
-    if task.kind != "classes":
-        asked = AskedTask(kind=task.kind, name=task.name, source=task.source, scale=task.scale)
-    return ModelCard(
-        system=info.system,
-        version=info.version,
-        release=live.release,
-        labels=list(task.labels),
-        task=asked,
-        modalities=list(info.modalities),
-        limits=schema.Limits(**asdict(limits), max_analysed_s=info.max_analysed_s),
-        provenance=info.provenance,
-        refused=live.refused or None,
-    )
 
 
 def _answer_errors(app: FastAPI, *, adds_request_id: bool) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
@@ -23,7 +22,7 @@ from torch import Tensor
 from components import bundle, media
 from components.answers import to_answers
 from components.batches import collate
-from components.clip import MODALITIES, Modality
+from components.clip import Modality
 from components.features import ClipFeatures
 from components.predictor import LoadedClips
 from serving.prediction import (
@@ -39,6 +38,7 @@ from serving.prediction import (
     RequestError,
     ValuePrediction,
 )
+from serving.rows import num_steps, rows_of
 
 SECOND_S: Final = 1.0
 # Clips of one forward; with their variants up to four times as many rows, of which the longest sets the memory.
@@ -52,28 +52,6 @@ class _Timed(Protocol):
     """A system that can tell what it makes of a clip's windows; of others there is no timeline."""
 
     def window_logits(self, output: object, *, window_s: float) -> tuple[Tensor, Tensor]: ...
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The rows of one forward: of which clip each is, what it keeps of it, and where each clip's rows lie.
-
-    Attributes:
-        clip_B: position of the clip.
-        present_BM: modalities that the row keeps.
-        whole_N: row of each whole clip.
-        without_N: by clip and present modality, the row that lacks it; the whole one where it is the only modality.
-    """
-
-    clip_B: list[int] = field(default_factory=list)
-    present_BM: list[list[bool]] = field(default_factory=list)
-    whole_N: list[int] = field(default_factory=list)
-    without_N: list[dict[Modality, int]] = field(default_factory=list)
-
-    def add(self, clip: int, present_M: list[bool]) -> int:
-        self.clip_B.append(clip)
-        self.present_BM.append(present_M)
-        return len(self.clip_B) - 1
 
 
 class Runtime:
@@ -149,7 +127,7 @@ class Runtime:
             )
         except media.MediaError as error:
             raise RequestError(error.code, str(error)) from error
-        if not any(_num_steps(features)):
+        if not any(num_steps(features)):
             found = f"; {', '.join(warnings)}" if warnings else ""
             raise RequestError(
                 "nothing-usable",
@@ -166,7 +144,7 @@ class Runtime:
         return predictions
 
     def _forward(self, clips: Sequence[Prepared]) -> list[Prediction]:
-        rows = _rows(clips)
+        rows = rows_of([clip.features for clip in clips])
         names = [str(number) for number in range(len(clips))]
         unlabelled_NC = np.full((len(clips), len(self._bundle.labels)), np.nan, np.float32)
         batch = collate(LoadedClips([clip.features for clip in clips], names, names, unlabelled_NC), rows.clip_B)
@@ -241,7 +219,7 @@ class Runtime:
     def _timeline(self, features: ClipFeatures, seconds_KC: NDArray[np.float32]) -> tuple[Moment, ...]:
         """The seconds of the sound, or of the picture where there is none; words carry no times."""
         audio, video = self._bundle.features.audio, self._bundle.features.video
-        num_audio, num_video, _ = _num_steps(features)
+        num_audio, num_video, _ = num_steps(features)
         end_s = num_audio * audio.hop_s * audio.stack if num_audio else num_video / video.frame_rate_hz
         num_seconds = min(len(seconds_KC), math.ceil(end_s / SECOND_S))
         return tuple(
@@ -255,22 +233,3 @@ class Runtime:
 def _log_odds(probabilities_BC: NDArray[np.float64]) -> NDArray[np.float64]:
     kept_BC = np.clip(probabilities_BC, _TINY, 1 - _TINY)
     return np.log(kept_BC) - np.log1p(-kept_BC)
-
-
-def _num_steps(features: ClipFeatures) -> tuple[int, int, int]:
-    return len(features.audio_TF), len(features.video_TF), len(features.word_ids_T)
-
-
-def _rows(clips: Sequence[Prepared]) -> _Rows:
-    rows = _Rows()
-    for number, clip in enumerate(clips):
-        present_M = [steps > 0 for steps in _num_steps(clip.features)]
-        whole = rows.add(number, present_M)
-        without: dict[Modality, int] = {}
-        for m, name in enumerate(MODALITIES):
-            if present_M[m]:
-                rest_M = [kept and other != m for other, kept in enumerate(present_M)]
-                without[name] = rows.add(number, rest_M) if any(rest_M) else whole
-        rows.whole_N.append(whole)
-        rows.without_N.append(without)
-    return rows
