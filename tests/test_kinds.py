@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from components import bundle, bundle_files, evaluate, gates, metrics_regression, predictor, report, shards
+from components import bundle, bundle_files, evaluate, gates, metrics, metrics_regression, predictor, report, scoring
 from components.bundle import Bundle
 from components.metrics_multilabel import mean_weighted_accuracy
 from components.metrics_regression import ValueOutcomes
 from components.report import HEADLINES, LabelReport
+from components.shards import Example, ShardSet, open_split, write_shard
 from components.task import Task
 from serving.prediction import LabelPrediction, Request, ValuePrediction
 from serving.runtime import Runtime
@@ -73,7 +74,7 @@ def copy(made: Made, tmp_path: Path) -> FinishedRun:
 
 def annotations(made: Made) -> dict[str, tuple[float, ...]]:
     """What the shards of the test part hold, by clip."""
-    source = shards.open_split(made.build / "features", "test")
+    source = open_split(made.build / "features", "test")
     return dict(zip(source.clip_ids, map(tuple, source.labels_NC.astype(float).tolist()), strict=True))
 
 
@@ -140,7 +141,7 @@ def test_the_table_says_in_words_what_was_there_and_what_was_said(made: Made) ->
 
 def test_what_was_learnt_is_better_than_a_constant(made: Made) -> None:
     """On the clips that it learnt: these models are too small to say anything about other speakers."""
-    source = shards.open_split(made.build / "features", "train")
+    source = open_split(made.build / "features", "train")
     answers_NC = made.bundle.answers([source.features(index) for index in range(len(source))])
     annotated_NC = source.labels_NC.astype(float)
     if made.kind == "multilabel":
@@ -166,7 +167,7 @@ def test_thresholds_are_chosen_on_validation_only(made: Made, copy: FinishedRun)
     if made.kind != "multilabel":
         assert made.figures.thresholds is None
         return
-    source = shards.open_split(made.build / "features", "validation")
+    source = open_split(made.build / "features", "validation")
     answers_NC = made.bundle.answers([source.features(index) for index in range(len(source))])
     for label, threshold in enumerate(made.bundle.thresholds):
         known_N = np.isfinite(source.labels_NC[:, label])
@@ -179,13 +180,13 @@ def test_thresholds_are_chosen_on_validation_only(made: Made, copy: FinishedRun)
         assert mean_weighted_accuracy(actual_N1, chosen_N1 >= threshold) == pytest.approx(best)
     # Other truths in the test part leave them as they are.
     test = copy.build / "features" / "test" / "00000.arrow"
-    clips = shards.ShardSet([test])
+    clips = ShardSet([test])
     turned = [
-        shards.Example(clips.clip_ids[n], clips.speaker_ids[n], tuple(3.0 - clips.labels_NC[n]), clips.features(n))
+        Example(clips.clip_ids[n], clips.speaker_ids[n], tuple((3.0 - clips.labels_NC[n]).tolist()), clips.features(n))
         for n in range(len(clips))
     ]
     audio, video = clips.features(0).audio_TF, clips.features(0).video_TF
-    shards.write_shard(test, turned, widths=(audio.shape[1], video.shape[1]))
+    write_shard(test, turned, widths=(audio.shape[1], video.shape[1]))
     figures = evaluate.evaluate(copy.settings, build=copy.build)
     assert isinstance(figures, LabelReport)
     assert figures.thresholds == made.figures.thresholds
@@ -226,7 +227,7 @@ def test_gates_hold_the_headline_figure_against_floor_and_champion(
     assert f"{headline.words} against the champion" in comparison.message
     theirs = evaluate.score_bundle(bundle.load(made.champion), build=made.build).outcomes
     own = evaluate.score_bundle(made.bundle, build=made.build).outcomes
-    expected = gates.metrics.paired_bootstrap(own, theirs, metric=headline.metric, num_resamples=1000)
+    expected = metrics.paired_bootstrap(own, theirs, metric=headline.metric, num_resamples=1000)
     assert (comparison.value, comparison.low, comparison.high) == (expected.value, expected.low, expected.high)
     assert golden.passed
     assert headline.name in capsys.readouterr().out
@@ -253,8 +254,6 @@ def test_a_champion_of_another_kind_is_not_compared(
 
 
 def test_answers_of_a_champion_go_by_name_and_scale(made: Made) -> None:
-    from components import scoring
-
     task = made.task
     turned = tuple(reversed(task.labels))
     answers_NC = np.arange(2 * len(turned), dtype=np.float32).reshape(2, -1) / 10
@@ -321,7 +320,7 @@ def test_golden_values_are_compared_in_lengths_of_the_scale(made: Made, copy: Fi
 
 
 def test_the_drift_reference_describes_the_answers(made: Made) -> None:
-    source = shards.open_split(made.build / "features", "validation")
+    source = open_split(made.build / "features", "validation")
     answers_NC = made.bundle.answers([source.features(index) for index in range(len(source))])
     reference = made.bundle.drift_reference
     if made.kind == "multilabel":
