@@ -128,5 +128,8 @@ def columns_of(rows: Sequence[NDArray[np.float32]]) -> Columns:
 
 def _stored(arrays: Mapping[str, NDArray[Any]], name: str) -> Columns:
     return Columns(
-        int(arrays[f"{name}_num_clips"]), arrays[f"{name}_mean"], arrays[f"{name}_deviation"], arrays[f"{name}_quantiles"]
+        int(arrays[f"{name}_num_clips"]),
+        arrays[f"{name}_mean"],
+        arrays[f"{name}_deviation"],
+        arrays[f"{name}_quantiles"],
     )

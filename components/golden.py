@@ -46,7 +46,8 @@ class Golden:
     def error(self, predictor: Predictor) -> float:
         """Largest distance between a stored answer and what `predictor` answers now, at most 1.
 
-        Values are compared in units of the length of their scale. A request that can no longer be decoded, and an answer that is not a number, count as 1.
+        Values are compared in units of the length of their scale. A request that can no longer be decoded, and an
+        answer that is not a number, count as 1.
         """
         errors = [_distance(request, predictor) for request in self.requests]
         return max(errors, default=0.0)

@@ -149,5 +149,7 @@ def _by_label(
 
 def _constant(outcomes: Scored, known: Mapping[str, Metric]) -> dict[str, float]:
     """The means over labels of answers that are the same for every clip."""
-    found = {f"mean_{name}": metrics.figure(outcomes, metrics_by_label.mean_of(metric)) for name, metric in known.items()}
+    found = {
+        f"mean_{name}": metrics.figure(outcomes, metrics_by_label.mean_of(metric)) for name, metric in known.items()
+    }
     return {name: value for name, value in found.items() if np.isfinite(value)}

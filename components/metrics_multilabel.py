@@ -161,8 +161,9 @@ def _choose(actual_N: NDArray[np.float64], probabilities_N: NDArray[np.float64])
     absent = np.sort(probabilities_N[actual_N == 0])
     if not len(present) or not len(absent):
         return DEFAULT_THRESHOLD
-    steps = np.unique(probabilities_N)
-    candidates = np.append((steps[1:] + steps[:-1]) / 2, DEFAULT_THRESHOLD)
+    steps = np.unique(np.append(probabilities_N, (0.0, 1.0)))
+    # From 0 on it is always there, which is as good as never.
+    candidates = np.append((steps[1:] + steps[:-1]) / 2, (0.0, DEFAULT_THRESHOLD))
     sensitivity = 1 - np.searchsorted(present, candidates, side="left") / len(present)
     specificity = np.searchsorted(absent, candidates, side="left") / len(absent)
     accuracy = (sensitivity + specificity) / 2

@@ -128,7 +128,9 @@ def answers_of(
     annotated_NC = np.asarray(source.labels_NC)
     num_labels = len(task.labels)
     if annotated_NC.shape[1] not in (0, num_labels):
-        raise ValueError(f"the clips have {annotated_NC.shape[1]} labels, the model {num_labels}: run `dvc repro` again")
+        raise ValueError(
+            f"the clips have {annotated_NC.shape[1]} labels, the model {num_labels}: run `dvc repro` again"
+        )
     finite_NC = np.isfinite(annotated_NC)
     known_N = finite_NC.all(axis=1) if task.kind == "classes" else finite_NC.any(axis=1)
     labelled_N = np.asarray(known_N & (annotated_NC.shape[1] > 0))

@@ -25,9 +25,7 @@ def name_of(info: Info, release: int) -> ModelName:
     return ModelName(system=info.system, version=info.version, release=release)
 
 
-def answer_of(
-    judged: Prediction, model: ModelName, request_id: str
-) -> ClassAnswer | MultilabelAnswer | ValuesAnswer:
+def answer_of(judged: Prediction, model: ModelName, request_id: str) -> ClassAnswer | MultilabelAnswer | ValuesAnswer:
     """The answer that a prediction is, by its kind."""
     warnings = list(judged.warnings)
     if isinstance(judged, ClassPrediction):

@@ -63,6 +63,7 @@ def make(run: FinishedRun, build: Path, kind: Kind, *, seed: int = 0, num_steps:
 def write_model(build: Path, run: FinishedRun, asked: Task, *, seed: int, num_steps: int) -> None:
     """Draw a model, let it learn the training clips for some steps, and write `build/finetune`."""
     audio_features, video_features = _widths(run)
+    audio, video = run.settings.features.audio, run.settings.features.video
     torch.manual_seed(seed)
     model = models.build(
         "trimodal",
@@ -70,6 +71,8 @@ def write_model(build: Path, run: FinishedRun, asked: Task, *, seed: int, num_st
         video_features=video_features,
         vocabulary_size=load_tokenizer(build / "features" / "tokenizer.json").get_vocab_size(),
         num_classes=len(asked.labels),
+        audio_step_s=audio.hop_s * audio.stack,
+        video_step_s=1.0 / video.frame_rate_hz,
         width=16,
         num_heads=2,
         num_layers=1,

@@ -16,7 +16,6 @@ import pytest
 from components import bundle, bundle_files, evaluate, gates, metrics, metrics_regression, predictor, report, scoring
 from components.bundle import Bundle
 from components.metrics_multilabel import mean_weighted_accuracy
-from components.metrics_regression import ValueOutcomes
 from components.report import HEADLINES, LabelReport
 from components.shards import Example, ShardSet, open_split, write_shard
 from components.task import Task
@@ -203,7 +202,9 @@ def test_a_model_selected_on_test_is_marked_and_never_released(made: Made, copy:
     floor = gates.HeadlineFloor(-1.0, 200, made.kind).judge(evidence)
     assert not floor.passed
     assert "select_on_test=false" in floor.message
-    assert gates.HeadlineFloor(-1.0, 200, made.kind).judge(gates.gather(made.bundle.folder, None, build=made.build)).passed
+    assert (
+        gates.HeadlineFloor(-1.0, 200, made.kind).judge(gates.gather(made.bundle.folder, None, build=made.build)).passed
+    )
 
 
 def test_a_damaged_summary_is_named(copy: FinishedRun) -> None:
@@ -282,13 +283,13 @@ def test_any_changed_byte_of_the_optional_files_changes_the_version(made: Made, 
     assert bundle_files.version_of(folder) == made.bundle.version
     for name in bundle_files.OPTIONAL_FILES:
         if (folder / name).exists():
-            before = bundle_files.version_of(folder)
-            with (folder / name).open("ab") as file:
-                file.write(b"\n")
-            assert bundle_files.version_of(folder) != before
+            content = (folder / name).read_bytes()
+            (folder / name).write_bytes(content + b"\n")
+            assert bundle_files.version_of(folder) != made.bundle.version
             (folder / name).write_bytes(b"")
             with pytest.raises(ValueError, match=f"{name} is empty"):
                 bundle.load(folder)
+            (folder / name).write_bytes(content)
 
 
 def test_thresholds_that_are_missing_or_of_other_labels_are_named(made: Made, copy: FinishedRun) -> None:

@@ -49,7 +49,9 @@ def loop_figures(known: list[tuple[int, int]]) -> dict[str, float]:
     weights = list(zip(f1s, (positives, negatives), strict=True))
     num = positives + negatives
     return {
-        "weighted_accuracy": (tp * negatives / positives + tn) / (2 * negatives) if positives and negatives else math.nan,
+        "weighted_accuracy": (tp * negatives / positives + tn) / (2 * negatives)
+        if positives and negatives
+        else math.nan,
         "weighted_f1": sum(f1 * n for f1, n in weights if n) / num if num else math.nan,
         "positive_f1": f1s[0],
         "macro_f1": sum(there) / len(there) if there else math.nan,
