@@ -32,7 +32,8 @@ install: .venv/installed
 # The stamp is made last, so that an installation that was interrupted is taken up again.
 .venv/installed: requirements.lock pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --no-compile --disable-pip-version-check -r requirements.lock
+	# The lock names the whole tree, so nothing is to be resolved.
+	.venv/bin/pip install --quiet --no-compile --disable-pip-version-check --no-deps -r requirements.lock
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	# On all processors, which pip does not. Without it each of a run's many processes would compile what it imports
 	# where the environment forbids writing bytecode. Some packages carry templates that are no Python.
