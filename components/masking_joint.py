@@ -96,11 +96,10 @@ def mask_jointly(settings: JointMaskSettings, batch: Batch, moment: Moment, bank
             replaced = np.flatnonzero((masked_T & _is_replaced(fate_T))[there])
             frames_BTF[row, replaced] = bank_frames[modality][source_T[replaced]].to(frames_BTF)
     device = batch.audio_BTF.device
-    no_words_BT = torch.zeros(batch.word_ids_BT.shape, dtype=torch.bool, device=device)
+    asked.append(np.zeros(batch.word_ids_BT.shape, dtype=bool))
     return MaskedBatch(
         replace(batch, audio_BTF=frames[0], video_BTF=frames[1]),
         *(torch.from_numpy(mask).to(device) for mask in (*hidden, *asked)),
-        no_words_BT,
     )
 
 

@@ -32,7 +32,8 @@ def affine(module: nn.Module, x: Array) -> Array:
 def layer_norm(module: nn.Module, x: Array) -> Array:
     norm = cast(nn.LayerNorm, module)
     rows = [(row - row.mean()) / math.sqrt(row.var() + norm.eps) for row in x]
-    return np.stack(rows) * norm.weight.detach().numpy() + norm.bias.detach().numpy()
+    found: Array = np.stack(rows) * norm.weight.detach().numpy() + norm.bias.detach().numpy()
+    return found
 
 
 def attention(query: Array, key: Array, value: Array, allowed: NDArray[np.bool_], num_heads: int) -> Array:
@@ -64,4 +65,5 @@ def allowed_steps(num_queries: int, num_keys: int, length: int, *, causal: bool)
 
 
 def gelu(x: Array) -> Array:
-    return np.vectorize(lambda value: value * 0.5 * (1 + math.erf(value / math.sqrt(2))))(x)
+    found: Array = np.vectorize(lambda value: value * 0.5 * (1 + math.erf(value / math.sqrt(2))))(x)
+    return found

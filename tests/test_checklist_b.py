@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer, BertModel, PreTrainedModel, Wav2Vec2Model
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertModel, PreTrainedModel, Wav2Vec2Model
 
 from components import models
 from components.batches import Batch, collate
@@ -53,7 +53,7 @@ def _trainable(module: torch.nn.Module) -> set[str]:
 
 def _save_encoder(kind: type[PreTrainedModel], architecture: dict[str, Any], folder: Path) -> PreTrainedModel:
     torch.manual_seed(5)
-    encoder = kind(kind.config_class(**{key: value for key, value in architecture.items() if key != "model_type"}))
+    encoder = kind(AutoConfig.for_model(**architecture))
     encoder.save_pretrained(folder)
     encoder.eval()  # type: ignore[no-untyped-call]  # transformers leaves these untyped
     return encoder
@@ -79,6 +79,7 @@ def test_both_encoders_are_loaded_from_a_local_path(tmp_path: Path) -> None:
 def test_the_default_encoders_are_wav2vec2_base_and_bert_base() -> None:
     with torch.device("meta"):
         model = models.build("speech_text", num_classes=4)
+    assert isinstance(model, SpeechTextModel)
     assert there(model.speech_encoder).width == there(model.word_encoder).width == 768
     assert there(model.speech_encoder).samples_per_frame == 320
     # Those of wav2vec2-base, and of bert-base-uncased without the layer on its first word.
@@ -238,7 +239,7 @@ def test_a_real_text_encoder_is_loaded_and_knows_what_words_mean() -> None:
     assert MINILM is not None
     assert MINILM.origin is not None
     folder = Path(MINILM.origin).parent / "model"
-    tokenizer = AutoTokenizer.from_pretrained(folder)  # type: ignore[no-untyped-call]  # transformers leaves these untyped
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     model = _model(modalities=["text"], text_encoder=folder, width=16, vocabulary_size=len(tokenizer))
     assert there(model.word_encoder).width == 384
     sentences = ["I am so happy today!", "This makes me really glad.", "The train leaves at nine."]

@@ -72,7 +72,7 @@ def test_the_model_has_the_parameters_of_the_table(sizes: dict[str, int], expect
     with torch.device("meta"):
         model = models.build("audiovisual", **sizes)
     assert sum(parameter.numel() for parameter in model.parameters()) == expected
-    width, layers = model.config.width, model.config.num_layers
+    width, layers = int(model.config.width), int(model.config.num_layers)
 
     def stack(d: int) -> int:
         """Attention of 4 d^2 + 4 d, a feed-forward part of 8 d^2 + 5 d, two norms a layer and one at the end."""
@@ -212,7 +212,7 @@ def test_the_head_reads_the_last_valid_step() -> None:
     model, batch = _model(num_classes=6), _batch()
     assert isinstance(model.head, nn.Sequential)
     assert [type(part) for part in model.head] == [nn.Linear, nn.ReLU, nn.Linear]
-    assert [tuple(model.head[place].weight.shape) for place in (0, 2)] == [(16, 16), (6, 16)]
+    assert [tuple(value.shape) for value in model.head.parameters()] == [(16, 16), (16,), (6, 16), (6,)]
     output = _run(model, batch)
     for row, length in enumerate(batch.audio_lengths_B.tolist()):
         last_D = output.joint_BTE[row, length - 1]

@@ -140,8 +140,8 @@ def test_joint_masks_are_the_slow_loop(lengths: list[tuple[int, int, int]], shar
     for row, (clip, steps) in enumerate(zip(clips.clips, lengths, strict=True)):
         num = max(steps[:2])
         random = generator(moment, row)
-        starts = random.integers(0, num, int(np.ceil(np.round(share * num, 9)))) if num else []
-        chosen = {int(start) + offset for start in starts for offset in range(span)}
+        starts = random.integers(0, num, int(np.ceil(np.round(share * num, 9)))).tolist() if num else []
+        chosen = {start + offset for start in starts for offset in range(span)}
         chances = random.random(num)
         others = [place for place in range(50) if bank.index_N[place] != row]
         sources = random.integers(0, len(others), num)

@@ -45,7 +45,7 @@ class SystemConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # transf
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(_own_keys(known))}"
                 raise ValueError(f"{self.system}: unknown setting {key!r}; {hint}")
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]  # transformers leaves these untyped
 
     def check_modalities(self, *possible: str) -> None:
         """Refuse a choice of modalities that is empty or not among those that the system can look at.

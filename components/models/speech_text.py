@@ -78,8 +78,9 @@ class SpeechTextConfig(SystemConfig):  # type: ignore[no-untyped-call]  # transf
         if "audio" in self.modalities and self.audio_architecture is None:
             self.audio_architecture = architecture_of(Wav2Vec2Config())
         if "text" in self.modalities and self.text_architecture is None:
-            words = {"vocab_size": self.vocabulary_size} if self.vocabulary_size else {}
-            self.text_architecture = architecture_of(BertConfig(**words))
+            bert = BertConfig()
+            bert.vocab_size = self.vocabulary_size or bert.vocab_size
+            self.text_architecture = architecture_of(bert)
         known = (self.text_architecture or {}).get("vocab_size", self.vocabulary_size)
         if self.vocabulary_size > known:
             raise ValueError(
@@ -169,7 +170,7 @@ class SpeechTextModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # tran
 
     def train(self, mode: bool = True) -> Self:
         """Training or evaluation mode; what is frozen stays so, which `from_pretrained` alone would forget."""
-        super().train(mode)  # type: ignore[no-untyped-call]  # transformers leaves these untyped
+        super().train(mode)
         self._freeze()
         return self
 

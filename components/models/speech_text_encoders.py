@@ -54,29 +54,27 @@ class SpeechEncoder(nn.Module):
         super().__init__()
         # Its time masks come from numpy's global generator, which no seed of a training step reaches.
         config = _configuration({**architecture, "apply_spec_augment": False}, "audio_architecture")
-        self.model: PreTrainedModel = AutoModel.from_config(config)
-        layers = getattr(getattr(self.model, "feature_extractor", None), "conv_layers", None)
-        if layers is None or not hasattr(config, "conv_stride"):
+        self.model: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves these untyped
+        if not hasattr(getattr(self.model, "feature_extractor", None), "conv_layers"):
             raise ValueError(
                 f"speech_text: {config.model_type!r} is no encoder of waveforms with a convolutional front end: "
                 "take wav2vec2, hubert or wavlm"
             )
         self.kernels, self.strides = tuple(config.conv_kernel), tuple(config.conv_stride)
         self.width: int = config.hidden_size
-        old = getattr(layers[0], "layer_norm", None)
-        if isinstance(old, nn.GroupNorm):
-            layers[0].layer_norm = LengthAwareGroupNorm(old.num_channels, old.eps)
+        first = self._front_end.conv_layers[0]
+        if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
+            first.layer_norm = LengthAwareGroupNorm(first.layer_norm.num_channels, first.layer_norm.eps)
 
     @property
-    def front_end(self) -> nn.Module:
-        """The convolutions on the waveform."""
-        front_end: nn.Module = self.model.feature_extractor
-        return front_end
+    def _front_end(self) -> Any:
+        """The convolutions on the waveform, whose parts torch cannot tell the types of."""
+        return self.model.feature_extractor
 
     def freeze_front_end(self) -> None:
         """Train the convolutions on the waveform no further."""
         # The front end asks for a gradient of the waveform itself, in training, unless it is told so.
-        self.front_end._freeze_parameters()
+        self._front_end._freeze_parameters()
 
     @property
     def samples_per_frame(self) -> int:
@@ -90,7 +88,7 @@ class SpeechEncoder(nn.Module):
             shortest = (shortest - 1) * stride + kernel
         waveform_BS = F.pad(waveform_BS, (0, max(0, shortest - waveform_BS.shape[1])))
         heard_B = lengths_B.clamp(min=shortest)
-        norm = getattr(self.front_end.conv_layers[0], "layer_norm", None)
+        norm = getattr(self._front_end.conv_layers[0], "layer_norm", None)
         if isinstance(norm, LengthAwareGroupNorm):
             norm.lengths_B = (heard_B - self.kernels[0]) // self.strides[0] + 1
         mask_BS = valid_steps(heard_B, waveform_BS.shape[1])
@@ -107,7 +105,7 @@ class WordEncoder(nn.Module):
     def __init__(self, architecture: dict[str, Any]) -> None:
         super().__init__()
         config = _configuration(architecture, "text_architecture")
-        self.model: PreTrainedModel = AutoModel.from_config(config)
+        self.model: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves these untyped
         if hasattr(self.model, "pooler"):
             # One more layer on the first word, which nothing here reads.
             self.model.pooler = None
