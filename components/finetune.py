@@ -64,7 +64,7 @@ def main() -> None:
     schedule = fit_settings(settings, seed=params.seed)
     model = with_new_heads(models.load(PRETRAINED), len(asked.labels), seed=params.seed)
     if hasattr(model, "learn_summaries"):
-        model.learn_summaries(batch.inputs() for batch in in_order(train))
+        model.learn_summaries(batch.inputs() for batch in in_order(train))  # type: ignore[operator]  # a Tensor, for mypy
     objective = new_objective(settings, asked, num_stages=num_stages(model, train))
     judge = Judge(asked)
     validation = Validation(selection, judge)

@@ -71,7 +71,7 @@ def new_model(params: Params, clips: ShardSet, features: Path) -> PreTrainedMode
     torch.manual_seed(params.seed)
     model = models.build(params.model.system, **sizes(params, clips.widths, vocabulary_size=tokenizer.get_vocab_size()))
     if hasattr(model, "set_input_statistics"):
-        model.set_input_statistics(**vars(frame_statistics(clips)))
+        model.set_input_statistics(**vars(frame_statistics(clips)))  # type: ignore[operator]  # a Tensor, for mypy
     return model
 
 

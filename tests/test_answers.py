@@ -53,7 +53,8 @@ def test_weighted_accuracy_is_the_slow_loop(seed: int) -> None:
     judge = Judge(ANY)
     assert judge.score(labels, answers) == pytest.approx(np.mean(figures) if figures else 0)
     total, divisor = judge.loss(labels, answers)
-    assert (total, divisor) == (pytest.approx(loss), count)
+    assert total == pytest.approx(loss)
+    assert divisor == count
 
 
 def test_a_constant_answer_has_a_weighted_accuracy_of_one_half() -> None:
@@ -68,7 +69,7 @@ def test_values_are_judged_by_their_mean_concordance() -> None:
     answers[2, 1] = 4
     judge = Judge(VALUES)
     assert judge.score(labels, answers) == pytest.approx(1)
-    assert judge.loss(labels, answers) == (pytest.approx(0), 1)
+    assert judge.loss(labels, answers) == pytest.approx((0, 1))
 
 
 def test_unlabelled_clips_do_not_count_among_classes() -> None:
@@ -76,4 +77,4 @@ def test_unlabelled_clips_do_not_count_among_classes() -> None:
     answers = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])
     judge = Judge(CLASSES)
     assert judge.score(labels, answers) == 1
-    assert judge.loss(labels, answers) == (pytest.approx(-3 * math.log(0.8)), 3)
+    assert judge.loss(labels, answers) == pytest.approx((-3 * math.log(0.8), 3))

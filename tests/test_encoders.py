@@ -40,7 +40,6 @@ def speech_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         conv_dim=[8, 8, 8],
         conv_kernel=[10, 8, 4],
         conv_stride=[5, 8, 4],
-        num_feat_extract_layers=3,
         num_conv_pos_embeddings=8,
         num_conv_pos_embedding_groups=2,
     )
@@ -90,7 +89,7 @@ def test_a_waveform_is_itself_one_sample_a_step() -> None:
 def test_log_mel_comes_at_five_steps_a_second() -> None:
     config = AudioFeatures(stack=20)
     found = describe_sound(voice(2.0), config)
-    assert (len(found), audio_width(config), audio_step_s(config)) == (10, 800, pytest.approx(0.2))
+    assert (len(found), audio_width(config), audio_step_s(config)) == pytest.approx((10, 800, 0.2))
     assert video_step_s(VideoFeatures(frame_rate_hz=5.0)) == pytest.approx(0.2)
     np.testing.assert_array_equal(found, log_mel(voice(2.0), config))
 
@@ -100,7 +99,7 @@ def test_a_speech_encoder_says_what_transformers_says(speech_folder: Path) -> No
     waveform = voice(1.0)
     found = describe_sound(waveform, config)
     model = Wav2Vec2Model.from_pretrained(speech_folder)
-    model.eval()
+    model.train(False)
     standard = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
     with torch.inference_mode():
         expected = model(torch.from_numpy(standard)[None]).last_hidden_state[0].numpy()
@@ -116,7 +115,7 @@ def test_a_picture_encoder_sees_the_grey_face(picture_folder: Path) -> None:
     faces = np.random.default_rng(0).integers(0, 255, (40, 32, 32), np.uint8)
     found = encoders.encode_pictures(faces, path)
     model = ViTModel.from_pretrained(picture_folder)
-    model.eval()
+    model.train(False)
     grey = torch.from_numpy(faces[:, None].repeat(3, axis=1)).float() / 255
     colour = (grey - torch.tensor([0.1, 0.2, 0.3])[:, None, None]) / 0.5
     with torch.inference_mode():
@@ -149,9 +148,11 @@ def test_the_tokenizer_of_a_model_marks_and_cuts_the_text(word_folder: Path, tmp
     assert tokenizer.get_vocab_size() == len(PIECES)
     assert text.encode(tokenizer, "Good you", config)[0].tolist() == [2, 5, 9, 3]
     ids, is_cut = text.encode(tokenizer, "good morning to you", config)
-    assert (ids.tolist(), is_cut, ids.dtype) == ([2, 5, 6, 7, 3], True, np.int32)
+    assert ids.dtype == np.int32
+    assert (ids.tolist(), is_cut) == ([2, 5, 6, 7, 3], True)
     for nothing in (None, "", " "):
-        assert text.encode(tokenizer, nothing, config) == (pytest.approx(np.zeros(0)), False)
+        ids, is_cut = text.encode(tokenizer, nothing, config)
+        assert (len(ids), is_cut) == (0, False)
     text.save_tokenizer(tokenizer, tmp_path / "tokenizer.json")
     assert text.mask_ids(tokenizer) == (4, 0)
     assert text.mask_ids(text.fit_tokenizer(["good"], TextFeatures())) == (2, 3)

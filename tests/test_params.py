@@ -76,7 +76,7 @@ def test_the_audiovisual_recipe_runs_on_what_is_built_in() -> None:
     """As its file says, for want of the authors' features: both at five steps a second."""
     choices = with_setting(Choices(recipe="tran2022_base"), "features.audio={kind: log_mel, stack: 20}")
     features = resolve(with_setting(choices, "features.video={kind: histogram, frame_rate_hz: 5.0}")).features
-    assert (audio_step_s(features.audio), video_step_s(features.video)) == (pytest.approx(0.2), pytest.approx(0.2))
+    assert (audio_step_s(features.audio), video_step_s(features.video)) == pytest.approx((0.2, 0.2))
     assert (features.audio.precomputed, features.video.precomputed) == (None, None)
 
 

@@ -125,7 +125,6 @@ def _encoders(folder: Path) -> tuple[Path, Path]:
         conv_dim=[8, 8],
         conv_kernel=[10, 8],
         conv_stride=[8, 8],
-        num_feat_extract_layers=2,
         num_conv_pos_embeddings=4,
         num_conv_pos_embedding_groups=2,
     )

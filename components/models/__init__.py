@@ -10,8 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
+
+from components.models.configuration import SystemConfig
 
 # What is not a system but what systems are made of.
 _PARTS = {"attention", "audiovisual_layers", "configuration", "layers", "speech_text_encoders", "summary"}
@@ -22,15 +24,18 @@ def system_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _PARTS)
 
 
-def config_of(system: str) -> type[PreTrainedConfig]:
+def config_of(system: str) -> type[SystemConfig]:
     """The configuration of a system; its fields say what `build` takes.
 
     Raises:
         ValueError: there is no such system.
     """
-    found = [each for each in vars(_module(system)).values() if _is_config_of(each, system)]
-    assert len(found) == 1, f"components/models/{system}.py needs one configuration with that system"
-    return found[0]
+    found = [
+        each for each in vars(_module(system)).values() if isinstance(each, type) and issubclass(each, SystemConfig)
+    ]
+    own = [each for each in found if each.system == system]
+    assert len(own) == 1, f"components/models/{system}.py needs one configuration with that system"
+    return own[0]
 
 
 def build(system: str, **sizes: Any) -> PreTrainedModel:
@@ -87,7 +92,3 @@ def _module(system: str) -> ModuleType:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"unknown system {system!r}{hint} there are: {', '.join(names)}")
     return importlib.import_module(f"{__name__}.{system}")
-
-
-def _is_config_of(found: object, system: str) -> bool:
-    return isinstance(found, type) and issubclass(found, PreTrainedConfig) and getattr(found, "system", "") == system

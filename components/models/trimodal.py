@@ -26,8 +26,9 @@ from typing import Any, Final
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
+from components.models.configuration import SystemConfig
 from components.models.layers import (
     Attention,
     FrameProjection,
@@ -43,7 +44,7 @@ _VIEW_WIDTH: Final = 64
 _VIEW_TEMPERATURE: Final = 0.1
 
 
-class TrimodalConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # transformers leaves these untyped
+class TrimodalConfig(SystemConfig):  # type: ignore[no-untyped-call]  # transformers leaves these untyped
     """Sizes of the trimodal system; the step lengths put its three sequences on one time axis.
 
     Attributes:
@@ -75,6 +76,10 @@ class TrimodalConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # tran
     summary_scales: list[int] | tuple[int, ...] = (1, 4)
     summary_dropout: float = 0.5
     initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.check_modalities("audio", "video", "text")
 
 
 @dataclass(frozen=True)
