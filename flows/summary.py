@@ -117,11 +117,9 @@ def show_releases(log: list[dict[str, Any]]) -> None:
 
 def show_models(listed: list[dict[str, Any]]) -> None:
     """Print the recipes and their models for a person."""
-    table = Table("recipe", "system", "parameters", "audio", "video", "text")
     for entry in listed:
-        names = (str(entry[key]) for key in ("audio", "video", "text"))
-        table.add_row(entry["recipe"], entry["system"], f"{entry['num_parameters']:,}", *names)
-    _console.print(table)
+        inputs = ", ".join(entry[key] for key in ("audio", "video", "text") if entry[key] != "-")
+        _console.print(f"  {entry['recipe']:<14} {entry['system']:<12} {entry['num_parameters']:>13,}  {inputs}")
 
 
 def show_status(now: laptop.Status) -> None:
