@@ -210,9 +210,10 @@ def test_concatenation_without_attention_is_an_ablation() -> None:
 
 
 @pytest.mark.parametrize("sizes", [{}, {"ablation": "concatenation"}, {"freeze": "all"}], ids=str)
-@pytest.mark.parametrize("norm", ["group", "layer"])
-def test_the_pooled_vector_is_the_same_padded_and_unpadded(norm: str, sizes: dict[str, Any]) -> None:
-    speech = {**SMALL_SPEECH, "feat_extract_norm": norm, "do_stable_layer_norm": norm == "layer"}
+@pytest.mark.parametrize(("norm", "kind"), [("group", "wav2vec2"), ("layer", "wav2vec2"), ("group", "hubert")])
+def test_the_pooled_vector_is_the_same_padded_and_unpadded(norm: str, kind: str, sizes: dict[str, Any]) -> None:
+    stable = {"feat_extract_norm": norm, "do_stable_layer_norm": norm == "layer"}
+    speech = {**SMALL_SPEECH, "model_type": kind, **stable}
     model, batch = _model(audio_architecture=speech, **sizes).double(), _batch()
     batch = replace(batch, audio_BTF=batch.audio_BTF.double())
     padded = replace(

@@ -162,7 +162,10 @@ def test_it_learns_what_can_be_learned() -> None:
         ({"kernel_size": 4}, "kernel_size 4 odd"),
         ({"vocabulary_size": 41}, "gives 41 ids and the text encoder knows 40"),
         ({"audio_architecture": {"hidden_size": 4}}, "audio_architecture has no model_type"),
-        ({"audio_architecture": SMALL_WORDS}, "'bert' is no encoder of waveforms"),
+        (
+            {"audio_architecture": SMALL_WORDS},
+            "'bert' is no encoder of waveforms that this system knows: take one of hubert",
+        ),
         ({"text_encoder": "somewhere"}, "give text_encoder or text_architecture, not both"),
         ({"text_architecture": None, "text_encoder": "/no/such/folder"}, "is no encoder that can be read"),
     ],
@@ -182,6 +185,14 @@ def test_concatenation_needs_two_modalities() -> None:
 def test_too_long_a_transcript_is_refused(batch: Batch) -> None:
     with pytest.raises(ValueError, match="40 word pieces: the text encoder reads 32 at most"):
         _run(_model(), replace(batch, word_ids_BT=torch.ones(6, 40, dtype=torch.long)))
+
+
+def test_the_last_place_that_an_encoder_knows_can_be_read(batch: Batch) -> None:
+    for kind, num_words in (("bert", 32), ("roberta", 30)):
+        model = _model(text_architecture={**SMALL_WORDS, "model_type": kind, "pad_token_id": 1})
+        full = replace(batch, word_ids_BT=torch.full((6, num_words), 7), word_lengths_B=torch.full((6,), num_words))
+        assert _run(model, full).logits_BC.isfinite().all()
+        assert there(model.word_encoder).max_words == num_words
 
 
 def test_weights_that_lack_a_part_are_refused(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from components.models.layers import valid_steps
 _NOT_ARCHITECTURE: Final = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
 # What a checkpoint may lack: parts that are not used here.
 _UNUSED: Final = ("masked_spec_embed", "pooler.")
+# Encoders of waveforms in whose frames padding leaves no trace; tested. (It does in data2vec's.)
+_OF_WAVEFORMS: Final = ("hubert", "unispeech", "wav2vec2", "wavlm")
 
 
 class LengthAwareGroupNorm(nn.GroupNorm):
@@ -54,12 +56,12 @@ class SpeechEncoder(nn.Module):
         super().__init__()
         # Its time masks come from numpy's global generator, which no seed of a training step reaches.
         config = _configuration({**architecture, "apply_spec_augment": False}, "audio_architecture")
-        self.model: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves these untyped
-        if not hasattr(getattr(self.model, "feature_extractor", None), "conv_layers"):
+        if config.model_type not in _OF_WAVEFORMS:
             raise ValueError(
-                f"speech_text: {config.model_type!r} is no encoder of waveforms with a convolutional front end: "
-                "take wav2vec2, hubert or wavlm"
+                f"speech_text: {config.model_type!r} is no encoder of waveforms that this system knows: "
+                f"take one of {', '.join(_OF_WAVEFORMS)}"
             )
+        self.model: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves these untyped
         self.kernels, self.strides = tuple(config.conv_kernel), tuple(config.conv_stride)
         self.width: int = config.hidden_size
         first = self._front_end.conv_layers[0]
@@ -111,6 +113,11 @@ class WordEncoder(nn.Module):
             self.model.pooler = None
         self.width: int = config.hidden_size
         self.max_words: int = getattr(config, "max_position_embeddings", 512)
+        places = getattr(getattr(self.model, "embeddings", None), "position_embeddings", None)
+        padding_place: int | None = getattr(places, "padding_idx", None)
+        if padding_place is not None:
+            # RoBERTa counts its places from behind that of padding.
+            self.max_words -= padding_place + 1
 
     def forward(self, word_ids_BW: Tensor, lengths_B: Tensor) -> Tensor:
         """(B, W, D), of which what lies beyond a clip's length means nothing."""
