@@ -155,9 +155,9 @@ def _describe_inputs(core: Predictor, build: Path) -> DriftReference:
 def _shares(core: Predictor, answers_NC: NDArray[np.float32]) -> NDArray[np.float32]:
     """The share of clips for which each class, or each of several labels, is answered."""
     if core.task.kind == "multilabel":
-        counts_C = (answers_NC >= np.asarray(core.thresholds)).sum(axis=0)
+        counts_C = np.asarray((answers_NC >= np.asarray(core.thresholds)).sum(axis=0), dtype=np.int64)
     else:
-        counts_C = np.bincount(answers_NC.argmax(axis=1), minlength=len(core.labels))
+        counts_C = np.bincount(answers_NC.argmax(axis=1), minlength=len(core.labels)).astype(np.int64)
     return (counts_C / max(1, len(answers_NC))).astype(np.float32)
 
 

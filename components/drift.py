@@ -61,7 +61,9 @@ class DriftReference:
     def save(self, path: Path) -> None:
         """Write as plain arrays, without pickles; the same content gives the same bytes."""
         arrays: dict[str, NDArray[np.float32] | NDArray[np.int64]] = {"class_shares": self.class_shares_C}
-        named = {**self.modalities, **({_VALUES: self.values} if self.values is not None else {})}
+        named: dict[str, Columns] = {**self.modalities}
+        if self.values is not None:
+            named[_VALUES] = self.values
         for name, columns in named.items():
             arrays[f"{name}_num_clips"] = np.asarray(columns.num_clips, dtype=np.int64)
             arrays[f"{name}_mean"] = columns.mean_F

@@ -22,7 +22,8 @@ LabelMetric = Metric
 def ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
     """The quotient, NaN where nothing is below."""
     above, below = np.broadcast_arrays(above, below)
-    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)
+    quotient: NDArray[np.float64] = np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)
+    return quotient
 
 
 def mean_over_labels(figures_L: NDArray[np.float64]) -> NDArray[np.float64]:

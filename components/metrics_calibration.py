@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from components.metrics_by_label import ratio
+
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
@@ -45,8 +47,7 @@ class Calibration:
 
 def calibration_error_of(sums_LQ: NDArray[np.float64]) -> NDArray[np.float64]:
     """Expected calibration error by label, (..., L), from `Calibration.sums`; NaN for a label without clips."""
-    surplus_L, count_L = np.abs(sums_LQ[..., :-1]).sum(axis=-1), sums_LQ[..., -1]
-    return np.divide(surplus_L, count_L, out=np.full_like(count_L, np.nan), where=count_L > 0)
+    return ratio(np.abs(sums_LQ[..., :-1]).sum(axis=-1), sums_LQ[..., -1])
 
 
 def of_classes(

@@ -69,7 +69,7 @@ class LabelOutcomes:
 
         None where there is no such clip.
         """
-        known_N = np.isfinite(self.actual).all(axis=1)
+        known_N = np.asarray(np.isfinite(self.actual).all(axis=1))
         if not known_N.any():
             return None
         right_N = (self.actual == self.predicted_NL).all(axis=1)[known_N].astype(np.int64)

@@ -140,7 +140,7 @@ def mean_ccc(actual_NL: NDArray[np.float64], predicted_NL: NDArray[np.float64]) 
 
 def round_to_seven(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """-3..3 by clipping and rounding to the nearest, of halves to the even one (MulT, MMSA)."""
-    return np.round(np.clip(values, *SENTIMENT_SCALE))
+    return np.rint(np.clip(values, *SENTIMENT_SCALE))
 
 
 def round_away_to_seven(values: NDArray[np.float64]) -> NDArray[np.float64]:

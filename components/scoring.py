@@ -54,7 +54,7 @@ class Answers:
     @property
     def actual_N(self) -> NDArray[np.int64]:
         """Classes: the one with the largest share among the clip's labels."""
-        return self.annotated_NC.argmax(axis=1).astype(np.int64)
+        return np.asarray(self.annotated_NC.argmax(axis=1), dtype=np.int64)
 
     @property
     def present_NC(self) -> NDArray[np.float64]:

@@ -71,7 +71,7 @@ def copy(made: Made, tmp_path: Path) -> FinishedRun:
     return FinishedRun(Path(shutil.copytree(made.build, tmp_path / "build")), made.run.settings)
 
 
-def annotations(made: Made) -> dict[str, tuple[float, ...]]:
+def known_of(made: Made) -> dict[str, tuple[float, ...]]:
     """What the shards of the test part hold, by clip."""
     source = open_split(made.build / "features", "test")
     return dict(zip(source.clip_ids, map(tuple, source.labels_NC.astype(float).tolist()), strict=True))
@@ -95,7 +95,7 @@ def test_the_report_names_its_kind_and_its_headline(made: Made) -> None:
 
 def test_the_figures_are_those_of_the_stored_answers(made: Made) -> None:
     rows = pq.read_table(made.build / "evaluation" / "predictions.parquet").to_pylist()
-    known = annotations(made)
+    known = known_of(made)
     for row in rows:
         np.testing.assert_array_equal(row["annotated"], known[row["clip_id"]])
     annotated_NL = np.array([row["annotated"] for row in rows])
@@ -257,7 +257,7 @@ def test_a_champion_of_another_kind_is_not_compared(
 def test_answers_of_a_champion_go_by_name_and_scale(made: Made) -> None:
     task = made.task
     turned = tuple(reversed(task.labels))
-    answers_NC = np.arange(2 * len(turned), dtype=np.float32).reshape(2, -1) / 10
+    answers_NC = np.arange(2 * len(turned), dtype=np.float32).reshape(2, -1) / np.float32(10)
     if made.kind == "multilabel":
         known = Task("multilabel", (*turned[:-1], "bored"))
         aligned_NC = scoring.align(answers_NC, known, task)

@@ -206,9 +206,8 @@ def test_a_threshold_is_the_best_there_is(clips: list[tuple[int, int]]) -> None:
 
 def test_unknown_labels_have_no_say_in_the_threshold() -> None:
     probabilities_NL = np.array([[0.1], [0.2], [0.3], [0.9]])
-    assert multilabel.choose_thresholds(np.array([[0.0], [1.0], [1.0], [np.nan]]), probabilities_NL) == (
-        pytest.approx(0.15),
-    )
+    [threshold] = multilabel.choose_thresholds(np.array([[0.0], [1.0], [1.0], [np.nan]]), probabilities_NL)
+    assert threshold == pytest.approx(0.15)
 
 
 def test_presence_is_over_the_threshold_and_unknown_stays_unknown() -> None:
