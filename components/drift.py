@@ -61,7 +61,7 @@ class DriftReference:
     def save(self, path: Path) -> None:
         """Write as plain arrays, without pickles; the same content gives the same bytes."""
         arrays: dict[str, NDArray[np.float32] | NDArray[np.int64]] = {"class_shares": self.class_shares_C}
-        named: dict[str, Columns] = {**self.modalities}
+        named: dict[str, Columns] = {str(name): columns for name, columns in self.modalities.items()}
         if self.values is not None:
             named[_VALUES] = self.values
         for name, columns in named.items():
