@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 import yaml
 from prefect import get_run_logger, task
 
+from components import report
 from components.bundle_files import version_of
 from components.gates import Verdict, read_verdict
-from components.metrics import Interval
 from components.params import load_params
 from components.registry import Registry, Release
 from components.settings import PROJECT_ROOT, Settings
@@ -102,7 +101,7 @@ def data_versions(folder: Path) -> dict[str, str]:
 
 def _describe(workspace: Workspace, bundle: str, verdict: Verdict, settings: Settings) -> Release:
     params = load_params(workspace.folder / "build/params.yaml")
-    metrics = json.loads((workspace.folder / "build/evaluation/metrics.json").read_text(encoding="utf-8"))
+    figures = report.read(workspace.folder / "build/evaluation" / report.FILE).figures
     return Release(
         kind="promotion",
         bundle=bundle,
@@ -112,7 +111,7 @@ def _describe(workspace: Workspace, bundle: str, verdict: Verdict, settings: Set
         dataset=params.finetune_on.dataset,
         commit=code_commit(settings),
         data=data_versions(workspace.folder),
-        metrics={name: Interval(**metrics[name]) for name in ("macro_f1", "ua", "wa")},
+        metrics=dict(figures),
         gates=verdict.gates,
     )
 

@@ -13,16 +13,20 @@ from typing import Any
 from matplotlib.figure import Figure
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
+from components import pictures
 from components.gates import GateResult
 from components.registry import Release
+from components.report import HEADLINES
 
 
 def publish_training(folder: Path) -> None:
-    """Figures, confusion matrix and loss curves of a run's folder."""
+    """Figures, their picture (of classes the confusion matrix) and loss curves of a run's folder."""
     metrics = json.loads((folder / "build/evaluation/metrics.json").read_text(encoding="utf-8"))
     create_markdown_artifact(metrics_markdown(metrics), key="metrics", description="Figures on held-out speakers")
-    confusion = (folder / "build/evaluation/confusion.png").read_bytes()
-    create_image_artifact(_data_url(confusion), key="confusion", description="Confusion matrix on held-out speakers")
+    picture = Path(pictures.FILES[metrics.get("kind", "classes")])
+    content = (folder / "build/evaluation" / picture).read_bytes()
+    what = "Confusion matrix" if picture.stem == "confusion" else "Answers"
+    create_image_artifact(_data_url(content), key=picture.stem, description=f"{what} on held-out speakers")
     for stage in ("pretrain", "finetune"):
         curves = loss_curves(folder / "build" / stage / "losses.csv", title=f"{stage}: loss")
         create_image_artifact(_data_url(curves), key=f"{stage}-losses", description=f"Loss curves of {stage}")
@@ -63,10 +67,13 @@ def metrics_markdown(metrics: dict[str, Any]) -> str:
         "| figure | value | interval |",
         "|---|---|---|",
     ]
-    for key, name in (("macro_f1", "macro-F1"), ("ua", "UA, mean recall"), ("wa", "WA, accuracy")):
-        figure = metrics[key]
+    classes = {"macro_f1": "macro-F1", "ua": "UA, mean recall", "wa": "WA, accuracy"}
+    for key, figure in metrics.get("figures", {key: metrics.get(key) for key in classes}).items():
+        name = classes.get(key, key.replace("_", " "))
         lines.append(f"| {name} | {figure['value']:.3f} | {figure['low']:.3f} to {figure['high']:.3f} |")
-    lines += ["", "| modalities | macro-F1 |", "|---|---|"]
+    if metrics.get("selected_on") == "test":
+        lines += ["", "**The epoch was chosen on these very clips: the figures are too good.**"]
+    lines += ["", f"| modalities | {HEADLINES[metrics.get('kind', 'classes')].words} |", "|---|---|"]
     lines += [f"| {name} | {_number(value):.3f} |" for name, value in metrics["subsets"].items()]
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.registry import Registry
+from components.report import HEADLINES
 from components.settings import Settings
 from components.storage import Storage
 from flows import laptop, records
@@ -76,11 +77,14 @@ def _show_metrics(metrics: dict[str, Any]) -> None:
     _console.print(
         f"{metrics['dataset']}{origin}: {metrics['num_clips']} clips of {metrics['num_speakers']} held-out speakers"
     )
-    for key, name in (("macro_f1", "macro-F1"), ("ua", "UA"), ("wa", "WA")):
-        figure = metrics[key]
+    classes = {"macro_f1": "macro-F1", "ua": "UA", "wa": "WA"}
+    for key, figure in metrics.get("figures", {key: metrics.get(key) for key in classes}).items():
+        name = classes.get(key, key.replace("_", " "))
         _console.print(f"  {name:<9} {figure['value']:.3f}  95 % interval {figure['low']:.3f} to {figure['high']:.3f}")
+    if metrics.get("selected_on") == "test":
+        _console.print("  the epoch was chosen on these very clips: the figures are too good")
     subsets = ", ".join(f"{name} {_value(figure):.3f}" for name, figure in metrics["subsets"].items())
-    _console.print(f"  macro-F1 by modality: {subsets}")
+    _console.print(f"  {HEADLINES[metrics.get('kind', 'classes')].words} by modality: {subsets}")
 
 
 def show_prediction(answer: dict[str, Any]) -> None:
@@ -90,12 +94,34 @@ def show_prediction(answer: dict[str, Any]) -> None:
         _console.print(
             f"{clip['path']} (speaker {clip['speaker']}, held out; actually {clip['actual']})", soft_wrap=True
         )
-    for label, share in sorted(answer["probabilities"].items(), key=lambda item: -item[1]):
-        _console.print(f"  {label:<12} {share:6.4f}  {'#' * round(40 * share)}")
-    contributions = ", ".join(f"{name} {value:+.2f}" for name, value in answer["contributions"].items())
-    _console.print(f"  contributions: {contributions}; model {answer['model']['version']}")
+    for line in _answer_lines(answer):
+        _console.print(line)
+    _console.print(f"  contributions: {_contributions(answer)}; model {answer['model']['version']}")
     for warning in answer["warnings"]:
         _console.print(f"  warning: {warning}")
+
+
+def _answer_lines(answer: dict[str, Any]) -> list[str]:
+    """One line a label, by the kind of the answer: a share, a probability with its verdict, or a value."""
+    if answer.get("kind") == "multilabel":
+        return [
+            f"  {label:<12} {found['probability']:6.4f}  {'present' if found['present'] else 'absent'}"
+            for label, found in answer["labels"].items()
+        ]
+    if answer.get("kind") == "values":
+        low, high = answer["scale"]
+        return [f"  {label:<12} {value:6.2f}  on {low:g} to {high:g}" for label, value in answer["values"].items()]
+    shares = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
+    return [f"  {label:<12} {share:6.4f}  {'#' * round(40 * share)}" for label, share in shares]
+
+
+def _contributions(answer: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:+.2f}"
+        if isinstance(value, float)
+        else f"{name} ({', '.join(f'{label} {fall:+.2f}' for label, fall in value.items())})"
+        for name, value in answer["contributions"].items()
+    )
 
 
 def show_releases(log: list[dict[str, Any]]) -> None:
@@ -105,10 +131,12 @@ def show_releases(log: list[dict[str, Any]]) -> None:
         return
     table = Table("release", "made at", "kind", "model", "recipe", "dataset", "macro-F1", "commit", "note")
     for release in log:
-        figure = release["metrics"].get("macro_f1")
+        # The figure that releases are judged by comes first; that of classes has no need to say its name.
+        name, figure = next(iter(release["metrics"].items()), ("", None))
+        words = "" if name == "macro_f1" else f"{name.replace('_', ' ')} "
         table.add_row(
             *(str(release[key]) for key in ("number", "created_at", "kind", "version", "recipe", "dataset")),
-            f"{figure['value']:.3f}" if figure else "",
+            f"{words}{figure['value']:.3f}" if figure else "",
             release["commit"],
             release["note"],
         )
