@@ -16,10 +16,16 @@ from components import models
 from components.batches import Batch, collate, in_order
 from components.clip import MODALITIES, Modality
 from components.models.layers import dynamics, statistics_pooling
+from components.models.summary import SummaryHead
 from components.models.trimodal import TrimodalModel, TrimodalOutput
 from tests.toy_clips import NUM_CLASSES, ToyClips, toy_model
 
 SUBSETS = [kept for count in (1, 2, 3) for kept in itertools.combinations(MODALITIES, count)]
+
+
+def _linear_part(model: TrimodalModel) -> SummaryHead:
+    assert model.summary_head is not None
+    return model.summary_head
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +37,7 @@ def model() -> TrimodalModel:
         for parameter in found.parameters():
             parameter.mul_(1.5)
         # A new one says nothing at first.
-        found.summary_head.scores.weight.normal_(std=0.1)
+        _linear_part(found).scores.weight.normal_(std=0.1)
     found.train(False)
     return found
 
@@ -163,7 +169,7 @@ def test_summaries_are_standardised_over_the_clips_that_have_them() -> None:
     assert isinstance(model, TrimodalModel)
     clips = ToyClips(40)
     model.learn_summaries(each.inputs() for each in in_order(clips, batch_size=7))
-    head = model.summary_head
+    head = _linear_part(model)
     num_audio = 5 * model.config.audio_features
     audio_NS = torch.stack(
         [
@@ -188,7 +194,7 @@ def test_summaries_are_standardised_over_the_clips_that_have_them() -> None:
     first_half = toy_model()
     assert isinstance(first_half, TrimodalModel)
     first_half.learn_summaries(halves[:1])
-    torch.testing.assert_close(without.summary_head.mean_S[num_audio:], first_half.summary_head.mean_S[num_audio:])
+    torch.testing.assert_close(_linear_part(without).mean_S[num_audio:], _linear_part(first_half).mean_S[num_audio:])
 
 
 def test_the_transformer_teaches_the_linear_part_nothing(batch: Batch) -> None:
@@ -196,9 +202,9 @@ def test_the_transformer_teaches_the_linear_part_nothing(batch: Batch) -> None:
     assert isinstance(model, TrimodalModel)
     linear_BC, both_BC = model(**batch.inputs()).stage_logits
     both_BC.sum().backward(retain_graph=True)
-    assert model.summary_head.scores.weight.grad is None
+    assert _linear_part(model).scores.weight.grad is None
     linear_BC.sum().backward()
-    assert model.summary_head.scores.weight.grad is not None
+    assert _linear_part(model).scores.weight.grad is not None
 
 
 def test_a_saved_model_answers_the_same_to_the_bit(model: TrimodalModel, batch: Batch, tmp_path: Path) -> None:
