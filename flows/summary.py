@@ -11,7 +11,7 @@ from uuid import UUID
 import pyarrow.parquet
 from prefect.client.schemas.objects import State
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from components.registry import Registry
 from components.settings import Settings
@@ -117,10 +117,11 @@ def show_releases(log: list[dict[str, Any]]) -> None:
 
 def show_models(listed: list[dict[str, Any]]) -> None:
     """Print the recipes and their models for a person."""
-    table = Table("recipe", "system", "parameters", "audio", "video", "text")
+    fixed = (Column(name, no_wrap=True) for name in ("recipe", "system", "parameters"))
+    table = Table(*fixed, "audio, video, text")
     for entry in listed:
-        names = (str(entry[key]) for key in ("audio", "video", "text"))
-        table.add_row(entry["recipe"], entry["system"], f"{entry['num_parameters']:,}", *names)
+        kinds = ", ".join(str(entry[name]) for name in ("audio", "video", "text"))
+        table.add_row(entry["recipe"], entry["system"], f"{entry['num_parameters']:,}", kinds)
     _console.print(table)
 
 
