@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from components import models
+from components import measuring, models, scoring
 from components.answers import Judge
 from components.batches import Batch, collate
 from components.clip import MODALITIES
+from components.datasets import cmu_mosei
+from components.datasets.cmu_mosei import folds
 from components.features import ClipFeatures
 from components.features.text import fit_tokenizer
 from components.finetune import new_objective
 from components.masking import MASK_WORD_ID, MaskSettings, Moment, mask_batch
+from components.metrics_multilabel import LabelOutcomes, mean_weighted_accuracy
 from components.model_sizes import sizes
 from components.models.layers import Attention
 from components.models.trimodal import TrimodalModel, TrimodalOutput
@@ -30,6 +34,7 @@ from components.objectives import MaskedModelling, masked_frames_loss, masked_wo
 from components.objectives_labels import MultiLabel
 from components.params import Choices, Params, TextFeatures, resolve
 from components.pretrain import new_objective as new_pretraining
+from components.report import LabelReport
 from components.task import Task
 from components.training import FitSettings, TrainingState, Validation, fit
 from tests.toy_clips import NUM_AUDIO_FEATURES, NUM_CLASSES, NUM_VIDEO_FEATURES, VOCABULARY_SIZE, ToyClips
@@ -246,6 +251,52 @@ def test_emotions_are_learned_one_by_one_from_what_is_there_at_all() -> None:
     schedule = FitSettings(num_epochs=8, batch_size=16, learning_rate=1e-2, seed=0)
     state = fit(model, train, objective, schedule, validation=Validation(validation, Judge(EMOTIONS)))
     assert state.best_score > 0.8
+
+
+def test_the_task_is_six_binary_emotions_in_folds_of_videos(tmp_path: Path) -> None:
+    """Box 5: present over 0, official folds by video id; a video in two folds is refused."""
+    task = (cmu_mosei.TASKS or {})["emotions"]
+    assert (task.kind, len(task.labels), task.threshold) == ("multilabel", 6, 0.0)
+    path = tmp_path / folds.FILE
+    lists = {"standard_train_fold": ["a", "b"], "standard_valid_fold": ["c"], "standard_test_fold": ["d"]}
+    path.write_text("\n".join(f"{name} = {videos!r}" for name, videos in lists.items()))
+    assert folds.read(path) == {"a": "train", "b": "train", "c": "validation", "d": "test"}
+    path.write_text("\n".join(f"{name} = {[*videos, 'a']!r}" for name, videos in lists.items()))
+    with pytest.raises(ValueError, match="video a is in train and in validation"):
+        folds.read(path)
+
+
+def test_the_threshold_is_chosen_on_other_clips_than_the_figures() -> None:
+    """Box 5: what the test clips' labels are does not move it."""
+    model, validation = small_model(), _intensities(ToyClips(40, seed=9))
+    thresholds = scoring.thresholds_on(model, validation, task=EMOTIONS)
+    for seed in (1, 2):
+        answers = scoring.score(model, _intensities(ToyClips(30, seed=seed)), task=EMOTIONS, thresholds=thresholds)
+        assert answers.thresholds == thresholds
+        found = answers.answers_NC > np.array(thresholds)
+        assert isinstance(answers.outcomes, LabelOutcomes)
+        assert (answers.outcomes.predicted_NL == found).mean() > 0.98  # equal but for ties
+
+
+def test_the_report_has_every_figure_of_each_emotion_and_seven_subsets() -> None:
+    """Box 6: weighted accuracy, weighted and positive F1 and accuracy, by emotion and as means."""
+    model, clips = small_model(), _intensities(ToyClips(40))
+    answers = scoring.score(model, clips, task=EMOTIONS, thresholds=(0.5, 0.5, 0.5))
+    subsets = scoring.by_subset(model, clips, task=EMOTIONS, thresholds=(0.5, 0.5, 0.5))
+    found = measuring.measure(answers, subsets, origin=measuring.Origin("synthetic"), num_resamples=100)
+    assert isinstance(found, LabelReport)
+    figures = {"weighted_accuracy", "weighted_f1", "positive_f1", "accuracy"}
+    for label in EMOTIONS.labels:
+        assert figures <= found.by_label[label].keys()
+    assert {f"mean_{name}" for name in figures} <= found.figures.keys()
+    assert len(subsets) == 7
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_a_constant_has_a_weighted_accuracy_of_one_half(always: bool) -> None:
+    """Box 7."""
+    actual_NL = np.random.default_rng(0).integers(0, 2, (50, 6)).astype(np.float64)
+    assert mean_weighted_accuracy(actual_NL, np.full((50, 6), always)) == 0.5
 
 
 def test_the_loss_does_not_see_what_is_not_masked() -> None:
