@@ -74,11 +74,12 @@ def test_dvc_alone_builds_the_same_bundle(first_run: dict[str, Any], tmp_path: P
     subprocess.run([*git, "add", "dvc.lock", "params.yaml"], cwd=folder, check=True)
     subprocess.run([*git, "commit", "--quiet", "--message", "first"], cwd=folder, check=True)
     choices = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    choices["gates"]["num_resamples"] = 777
+    choices["overrides"]["finetune"]["num_epochs"] = 1
     (folder / "params.yaml").write_text(yaml.safe_dump(choices), encoding="utf-8")
     _dvc(folder, environment, "repro", "evaluate")
     difference = json.loads(_dvc(folder, environment, "metrics", "diff", "--json"))
-    assert difference["build/evaluation/metrics.json"]["macro_f1.low"]["diff"] != 0
+    # Which figures move is the training's business; this one, a float of many digits, always does.
+    assert difference["build/evaluation/metrics.json"]["calibration_error"]["diff"] != 0
     _dvc(folder, environment, "plots", "show")
     page = (folder / "dvc_plots/index.html").read_text(encoding="utf-8")
     for plot in ("Confusion on test speakers", "Loss of pre-training", "Loss of fine-tuning"):
