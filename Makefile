@@ -13,8 +13,9 @@ demo: install
 	$(AFFECT) predict
 	$(AFFECT) status
 
+# Two at a time: one goes through the tests of a running platform, the other through the rest.
 test: install lint
-	.venv/bin/pytest
+	.venv/bin/pytest --numprocesses 2 --dist loadgroup
 
 lint: install
 	.venv/bin/ruff check .
