@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 AFFECT := .venv/bin/affect
 
-.PHONY: demo test lint bench install down
+.PHONY: demo test test-platform test-others lint bench install down
 
 demo: install
 	$(AFFECT) up
@@ -13,9 +13,15 @@ demo: install
 	$(AFFECT) predict
 	$(AFFECT) status
 
-# Two at a time: one goes through the tests of a running platform, the other through the rest.
+# At once: the tests of a running platform, which mostly wait for it, and all others.
 test: install lint
-	.venv/bin/pytest --numprocesses 2 --dist loadgroup
+	$(MAKE) --jobs 2 --output-sync=line test-platform test-others
+
+test-platform: install
+	.venv/bin/pytest -m platform
+
+test-others: install
+	.venv/bin/pytest -m "not platform"
 
 lint: install
 	.venv/bin/ruff check .

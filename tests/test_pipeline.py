@@ -15,7 +15,7 @@ from components.bundle_files import version_of
 from tests.conftest import REPOSITORY
 from tests.platform import BIN, SMALL, Platform, checkout, settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("platform")]
+pytestmark = [pytest.mark.slow, pytest.mark.platform]
 
 
 def test_first_run_promotes_and_tells_everything(first_run: dict[str, Any], platform: Platform) -> None:

@@ -16,7 +16,7 @@ import pytest
 from components.bundle_files import version_of
 from tests.platform import SMALL, Platform, new_platform, settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("platform")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.platform]
 
 
 @pytest.fixture
