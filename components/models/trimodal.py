@@ -267,15 +267,11 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         weighted = [view_BAD * weight_BM[:, m, None, None] for m, view_BAD in enumerate(views)]
         fused_BAD = weighted[0] + weighted[1] + weighted[2]
         pooled_BD = statistics_pooling(fused_BAD, step_mask_BA)
+        summary_BC = None if self.summary_head is None else self.summary_head(frames, bag_BD)
         sequence_BC = self._judged(pooled_BD)
-        stage_logits: tuple[Tensor, ...] = (sequence_BC,)
-        if self.summary_head is not None:
-            summary_BC = self.summary_head(frames, bag_BD)
-            stage_logits = (summary_BC, summary_BC.detach() + sequence_BC)
-            sequence_BC = summary_BC + sequence_BC
         return TrimodalOutput(
-            logits_BC=sequence_BC,
-            stage_logits=stage_logits,
+            logits_BC=sequence_BC if summary_BC is None else summary_BC + sequence_BC,
+            stage_logits=(sequence_BC,) if summary_BC is None else (summary_BC, summary_BC.detach() + sequence_BC),
             pooled_BD=pooled_BD,
             fused_BAD=fused_BAD,
             step_mask_BA=step_mask_BA,
