@@ -1,0 +1,70 @@
+"""What the command line and the Prefect UI tell of figures, answers and releases, by the kind of task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flows import report, summary
+
+FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6}
+COMMON = {"synthetic": True, "dataset": "synthetic", "num_clips": 12, "num_speakers": 2, "subsets": {"audio": 0.5}}
+CLASSES: dict[str, Any] = {**COMMON, "macro_f1": FIGURE, "ua": FIGURE, "wa": FIGURE}
+VALUES: dict[str, Any] = {**COMMON, "kind": "values", "selected_on": "test", "figures": {"mean_ccc": FIGURE}}
+RELEASE = dict.fromkeys(("number", "created_at", "kind", "version", "recipe", "dataset", "commit", "note"), "x")
+
+
+def test_figures_are_told_under_their_names(capsys: pytest.CaptureFixture[str]) -> None:
+    classes, values = report.metrics_markdown(CLASSES), report.metrics_markdown(VALUES)
+    assert "| UA, mean recall | 0.500 | 0.400 to 0.600 |" in classes
+    assert "| modalities | macro-F1 |" in classes
+    assert "chosen on these very clips" not in classes
+    assert "| mean ccc | 0.500 | 0.400 to 0.600 |" in values
+    assert "| modalities | mean CCC |" in values
+    assert "chosen on these very clips" in values
+    summary.show({"metrics": VALUES, "state": "Completed"})
+    told = capsys.readouterr().out
+    assert "mean ccc  0.500  95 % interval 0.400 to 0.600" in told
+    assert "mean CCC by modality: audio 0.500" in told
+    assert "chosen on these very clips" in told
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"probabilities": {"sad": 0.25, "happy": 0.75}, "contributions": {"audio": 0.5}}, "happy        0.7500  ####"),
+        (
+            {
+                "kind": "multilabel",
+                "labels": {"happy": {"probability": 0.75, "threshold": 0.8, "present": False}},
+                "contributions": {"audio": {"happy": 0.5}},
+            },
+            "happy        0.7500  absent",
+        ),
+        (
+            {
+                "kind": "values",
+                "values": {"arousal": 3.5},
+                "scale": [1, 5],
+                "contributions": {"audio": {"arousal": 0.5}},
+            },
+            "arousal        3.50  on 1 to 5",
+        ),
+    ],
+)
+def test_an_answer_is_told_by_its_kind(answer: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    summary.show_prediction({**answer, "model": {"version": "abc"}, "warnings": ["no-face"]})
+    told = capsys.readouterr().out
+    assert words in told
+    assert "+0.50" in told
+    assert "warning: no-face" in told
+
+
+def test_releases_are_told_by_the_figure_they_were_judged_by(capsys: pytest.CaptureFixture[str]) -> None:
+    logs = [{"macro_f1": FIGURE, "ua": FIGURE}, {"mean_ccc": {**FIGURE, "value": 0.25}}, {}]
+    summary.show_releases([{**RELEASE, "metrics": metrics} for metrics in logs])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "0.500" in told
+    assert "ccc" in told
+    assert "0.250" in told
