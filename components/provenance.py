@@ -23,7 +23,10 @@ _PACKAGES: Final = ("torch", "transformers", "tokenizers", "numpy", "av", "openc
 _COMPONENTS: Final = Path(__file__).parent
 
 # What a prediction passes through. The rest of the tree may change without changing what a bundle answers.
-_PREDICTION_CODE: Final = ("media.py", "features/*.py", "batches.py", "training.py", "models/*.py", "predictor.py")
+_PREDICTION_CODE: Final = (
+    *("task.py", "media.py", "features/*.py", "batches.py", "models/*.py"),
+    *("answers.py", "training.py", "predictor.py"),
+)
 
 
 @dataclass(frozen=True)
