@@ -35,11 +35,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Release:
-    """A corpus that may be downloaded."""
+    """A corpus that may be downloaded; `pause_s` lies between two tries, for servers that count requests."""
 
     name: str
     licence: str
     parts: tuple[Part, ...]
+    pause_s: float = 20.0
 
 
 def release(name: str) -> Release:

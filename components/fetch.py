@@ -11,6 +11,7 @@ import fnmatch
 import hashlib
 import json
 import shutil
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,8 @@ def fetch(
             if there is None:
                 size = f", {part.num_bytes / 1e6:.0f} MB" if part.num_bytes else ""
                 tell(f"{number}/{len(parts)} {part.name}{size}")
-                there = _bring(part, folder, repository, keep=keep_archives, tell=tell)
+                _download(part, folder, repository, tell, pause_s=release.pause_s)
+                there = _bring(part, folder, repository, keep=keep_archives)
             else:
                 tell(f"{number}/{len(parts)} {part.name} is there")
             brought.append(there)
@@ -110,13 +112,9 @@ def _already_there(part: Part, folder: Path) -> Brought | None:
     return Brought(part.name, part.url, "kept", known["num_bytes"], known["md5"], len(known["files"]))
 
 
-def _bring(part: Part, folder: Path, repository: Any, *, keep: bool, tell: Callable[[str], None]) -> Brought:
+def _bring(part: Part, folder: Path, repository: Any, *, keep: bool) -> Brought:
+    """Verify what was downloaded, and unpack it."""
     archive = folder / ARCHIVES / part.name
-    if archive.exists() and _difference(part, archive) is not None:
-        archive.unlink()
-    if not archive.exists() or part.md5 is None:
-        _check_space(part, folder)
-        _import(part, archive, repository, tell)
     difference = _difference(part, archive)
     if difference is not None:
         _forget(archive, repository)
@@ -135,8 +133,15 @@ def _bring(part: Part, folder: Path, repository: Any, *, keep: bool, tell: Calla
     return Brought(part.name, part.url, "fetched", num_bytes, md5, len(sizes))
 
 
-def _import(part: Part, archive: Path, repository: Any, tell: Callable[[str], None]) -> None:
-    """`dvc import-url`, again after an error of the network."""
+def _download(
+    part: Part, folder: Path, repository: Any, tell: Callable[[str], None], *, pause_s: float
+) -> None:
+    """`dvc import-url` of what is not there yet, again after an error of the network."""
+    archive = folder / ARCHIVES / part.name
+    if archive.exists() and part.md5 is not None and _difference(part, archive) is None:
+        return
+    archive.unlink(missing_ok=True)
+    _check_space(part, folder)
     for attempt in range(1, _NUM_TRIES + 1):
         try:
             repository.imp_url(part.url, out=str(archive), force=True)
@@ -149,6 +154,7 @@ def _import(part: Part, archive: Path, repository: Any, tell: Callable[[str], No
                     "the command again, which goes on with this part"
                 ) from error
             tell(f"{part.name}: {reason}; trying again")
+            time.sleep(pause_s * attempt)
 
 
 def _difference(part: Part, archive: Path) -> str | None:
