@@ -123,7 +123,9 @@ RELEASES: Final[Mapping[str, Release]] = {
         "ODbL 1.0",
         (
             Part("AudioWAV.zip", f"{_CREMA_D_ARCHIVE}AudioWAV", holds={"AudioWAV/*.wav": _CREMA_D_CLIPS}, strip=1),
-            Part("VideoFlash.zip", f"{_CREMA_D_ARCHIVE}VideoFlash", holds={"VideoFlash/*.flv": _CREMA_D_CLIPS}, strip=1),
+            Part(
+                "VideoFlash.zip", f"{_CREMA_D_ARCHIVE}VideoFlash", holds={"VideoFlash/*.flv": _CREMA_D_CLIPS}, strip=1
+            ),
             Part("processedResults.zip", f"{_CREMA_D_ARCHIVE}processedResults", holds={"*/*Votes.csv": 1}, strip=1),
             Part("VideoDemographics.csv", f"{_CREMA_D}/raw/HEAD/VideoDemographics.csv"),
             Part("SentenceFilenames.csv", f"{_CREMA_D}/raw/HEAD/SentenceFilenames.csv"),

@@ -71,7 +71,7 @@ def extract(clips_folder: Path, target: Path, config: Features) -> None:
     if num_warnings["no-features"] > MAX_UNMATCHED_SHARE * len(clips):
         raise ValueError(
             f"{num_warnings['no-features']} of {len(clips)} clips have no precomputed features, such as "
-            f"{clips[0].clip_id}: make path, key and rename of features.audio and .video give the names that the files have"
+            f"{clips[0].clip_id}: let path, key and rename of features.audio and .video give names that the files have"
         )
     summary = {"num_clips": len(clips) - len(skipped), "num_skipped": len(skipped), "num_warnings": num_warnings}
     save_tokenizer(tokenizer, partial / "tokenizer.json")
@@ -84,9 +84,7 @@ def extract(clips_folder: Path, target: Path, config: Features) -> None:
     partial.rename(target)
 
 
-def extract_clips(
-    clips: Sequence[Clip], *, config: Features, tokenizer: Tokenizer, folder: Path
-) -> list[Skipped]:
+def extract_clips(clips: Sequence[Clip], *, config: Features, tokenizer: Tokenizer, folder: Path) -> list[Skipped]:
     """Write shards of some clips, without their labels, into a folder, as with the settings of another model; returns those left out.
 
     The folder is read by `ShardSet(sorted(folder.glob("*.arrow")))`; what is in it is replaced.

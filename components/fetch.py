@@ -1,8 +1,8 @@
 """Bringing a corpus that anybody may download: `dvc import-url` part by part, verified, and taken up where it stopped.
 
-The corpus's folder becomes a DVC repository of its own; `archives/NAME.dvc` says of each part where it came from and what
-its md5 is. An archive is unpacked and then removed, with its copy in the cache, unless it is to be kept; the list of what
-was in it stays, so that a part that is there is known without a look at the network.
+The corpus's folder becomes a DVC repository of its own; `archives/NAME.dvc` says of each part where it came from and
+what its md5 is. An archive is unpacked and then removed, with its copy in the cache, unless it is to be kept; the list
+of what was in it stays, so that a part that is there is known without a look at the network.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
+import logging
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
@@ -70,7 +72,7 @@ def fetch(
     folder = folder.expanduser().resolve()
     (folder / ARCHIVES).mkdir(parents=True, exist_ok=True)
     brought = []
-    with _repository(folder) as repository:
+    with _quiet(), _repository(folder) as repository:
         for number, part in enumerate(parts, start=1):
             there = _already_there(part, folder)
             if there is None:
@@ -82,6 +84,18 @@ def fetch(
                 tell(f"{number}/{len(parts)} {part.name} is there")
             brought.append(there)
     return brought
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep DVC's messages off the standard output, which is the command's own; its progress bar goes elsewhere."""
+    logger = logging.getLogger("dvc")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _repository(folder: Path) -> Any:
@@ -133,9 +147,7 @@ def _bring(part: Part, folder: Path, repository: Any, *, keep: bool) -> Brought:
     return Brought(part.name, part.url, "fetched", num_bytes, md5, len(sizes))
 
 
-def _download(
-    part: Part, folder: Path, repository: Any, tell: Callable[[str], None], *, pause_s: float
-) -> None:
+def _download(part: Part, folder: Path, repository: Any, tell: Callable[[str], None], *, pause_s: float) -> None:
     """`dvc import-url` of what is not there yet, again after an error of the network."""
     archive = folder / ARCHIVES / part.name
     if archive.exists() and part.md5 is not None and _difference(part, archive) is None:

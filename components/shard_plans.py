@@ -110,9 +110,7 @@ def write_plan(plan: ShardPlan) -> None:
         except MediaError as error:
             skipped.append(Skipped(clip.clip_id, error.code))
             continue
-        features, warnings = clip_features.compute(
-            recording, clip.transcript, plan.config, tokenizer, given=given
-        )
+        features, warnings = clip_features.compute(recording, clip.transcript, plan.config, tokenizer, given=given)
         num_warnings.update(warnings)
         values = plan.task.row(clip.labels) if plan.task and clip.labels else ()
         examples.append(Example(clip.clip_id, clip.speaker_id, values, features))

@@ -15,8 +15,8 @@ from components.sections import Section
 class Precomputed(Section):
     """Features that were made elsewhere: read from files, brought to even steps by their time stamps.
 
-    Names may hold `{clip_id}`, `{speaker_id}`, `{session_id}` and `{stem}` (of the clip's file). Where `path` has one of
-    them there is a file for each clip, else one file holds all and `key` is looked up in it. Times count from the
+    Names may hold `{clip_id}`, `{speaker_id}`, `{session_id}` and `{stem}` (of the clip's file). Where `path` has one
+    of them there is a file for each clip, else one file holds all and `key` is looked up in it. Times count from the
     clip's start where the clip's own name is used, else from the recording's.
     """
 

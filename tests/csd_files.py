@@ -10,7 +10,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-Recording = tuple[Sequence[Sequence[float]] | NDArray[np.float32] | Sequence[Sequence[bytes]], Sequence[tuple[float, float]]]
+Recording = tuple[
+    Sequence[Sequence[float]] | NDArray[np.float32] | Sequence[Sequence[bytes]], Sequence[tuple[float, float]]
+]
 
 
 def write_csd(path: Path, root: str, recordings: Mapping[str, Recording]) -> Path:
@@ -21,7 +23,9 @@ def write_csd(path: Path, root: str, recordings: Mapping[str, Recording]) -> Pat
         for name, (features, intervals) in recordings.items():
             values = np.asarray(features)
             place = group.create_group(f"data/{name}")
-            place.create_dataset("features", data=values.astype("S32") if values.dtype.kind == "S" else values, compression="gzip")
+            place.create_dataset(
+                "features", data=values.astype("S32") if values.dtype.kind == "S" else values, compression="gzip"
+            )
             place.create_dataset("intervals", data=np.asarray(intervals, np.float64).reshape(-1, 2), compression="gzip")
         for key in ("root name", "computational sequence version"):
             text = group.create_dataset(f"metadata/{key}", (1,), dtype=h5py.special_dtype(vlen=str))

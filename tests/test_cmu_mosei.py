@@ -38,12 +38,16 @@ def write_folds(folder: Path, *lists: Sequence[str]) -> Path:
 def write_sequences(root: Path) -> Path:
     """The .csd form: labels of each segment, words with times."""
     labels = {
-        VIDEOS[0]: ([[2.3333333, 3.0, 0, 0, 0.3333333, 0, 0], [-1.0, 0, 0.6666667, 0, 0, 0, 0]], [(0.0, 1.2), (1.1, 2.6)]),
+        VIDEOS[0]: (
+            [[2.3333333, 3.0, 0, 0, 0.3333333, 0, 0], [-1.0, 0, 0.6666667, 0, 0, 0, 0]],
+            [(0.0, 1.2), (1.1, 2.6)],
+        ),
         VIDEOS[1]: ([[0.0, 0, 0, 0, 0, 0, 0]], [(0.4, 1.9)]),
         VIDEOS[2]: ([[-3.0, 0, 0, 2.0, 0, 1.0, 0]], [(0.0, 2.0)]),
     }
     words = {
-        video: ([[b"sp"], [b"well"], [b"sp"], [b"then"]], [(0, 0.5), (0.5, 0.9), (0.9, 1.5), (1.5, 1.8)]) for video in VIDEOS[:2]
+        video: ([[b"sp"], [b"well"], [b"sp"], [b"then"]], [(0, 0.5), (0.5, 0.9), (0.9, 1.5), (1.5, 1.8)])
+        for video in VIDEOS[:2]
     }
     write_csd(root / "CMU_MOSEI_Labels.csd", "All Labels", labels)
     write_csd(root / "CMU_MOSEI_TimestampedWords.csd", "words", words)
@@ -93,7 +97,12 @@ def read(root: Path, task: object = EMOTIONS) -> tuple[list[Clip], list[Refusal]
 def test_computational_sequences_become_clips(tmp_path: Path) -> None:
     clips, refusals = read(write_sequences(tmp_path / "csd"))
     assert not refusals
-    assert [clip.clip_id for clip in clips] == [f"{VIDEOS[0]}[0]", f"{VIDEOS[0]}[1]", f"{VIDEOS[1]}[0]", f"{VIDEOS[2]}[0]"]
+    assert [clip.clip_id for clip in clips] == [
+        f"{VIDEOS[0]}[0]",
+        f"{VIDEOS[0]}[1]",
+        f"{VIDEOS[1]}[0]",
+        f"{VIDEOS[2]}[0]",
+    ]
     first = clips[0]
     assert (first.speaker_id, first.split, first.start_s, first.end_s) == (VIDEOS[0], "train", 0.0, 1.2)
     assert first.labels == pytest.approx({"happy": 3, "sad": 0, "anger": 0, "surprise": 1 / 3, "disgust": 0, "fear": 0})
@@ -120,7 +129,12 @@ def test_sentiment_is_a_value_on_its_scale(tmp_path: Path) -> None:
 
 def test_raw_tree_becomes_clips(tmp_path: Path) -> None:
     clips, refusals = read(write_raw(tmp_path))
-    assert [clip.clip_id for clip in clips] == [f"{VIDEOS[0]}[2]", f"{VIDEOS[0]}[3]", f"{VIDEOS[1]}[0]", f"{VIDEOS[2]}[0]"]
+    assert [clip.clip_id for clip in clips] == [
+        f"{VIDEOS[0]}[2]",
+        f"{VIDEOS[0]}[3]",
+        f"{VIDEOS[1]}[0]",
+        f"{VIDEOS[2]}[0]",
+    ]
     first, second, third, _ = clips
     assert (first.start_s, first.end_s, first.transcript) == (0.0, 1.2, "I really loved it.")
     assert second.transcript == "But the end___was sad."
@@ -199,7 +213,7 @@ def test_missing_folds_say_where_they_are_got_and_are_not_needed_without_labels(
 
 
 def test_missing_release_and_pickles_name_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is no folder .* multicomp"):
+    with pytest.raises(ValueError, match=r"there is no folder .*multicomp"):
         read(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"neither CMU_MOSEI_Labels\.csd nor Raw/Labels"):
         read(tmp_path)

@@ -25,6 +25,9 @@ from components.fetch import FetchError
 from tests.conftest import REPOSITORY
 from tests.corpus_files import LFS_POINTER, clips_of, write_sound
 
+# The trie that DVC keeps its outputs in, used by DVC as it was meant before.
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
+
 
 class Server:
     """Serves contents by name; those in `broken` end in the middle, as when the connection is lost."""
@@ -230,7 +233,7 @@ def test_catalogue_names_what_is_downloadable() -> None:
         catalogue.release("cremad")
 
 
-def test_command_says_in_one_line_what_cannot_be_fetched(tmp_path: Path) -> None:
+def test_command_says_in_one_line_what_cannot_be_fetched() -> None:
     command = [sys.executable, "-m", "flows.cli", "fetch", "iemocap", "--json"]
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert ended.returncode == 1

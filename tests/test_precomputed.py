@@ -1,4 +1,4 @@
-"""Features that were made elsewhere: OpenFace tables, arrays and sequences, aligned by time stamp against slow loops."""
+"""Features that were made elsewhere: tables, arrays and sequences, aligned by time stamp as slow loops align them."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_shared_arrays_by_name_and_hdf5_groups(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"width": 5}, "has 3 features a row, not width = 5"),
+        ({"width": 5}, "has 3 features a row, not width 5"),
         ({"row_s": None}, "has no time stamps: set row_s"),
         ({"array": "y"}, "no array y; there are x: set array"),
     ],
@@ -269,9 +269,7 @@ def test_features_of_a_clip_have_the_width_and_step_of_the_settings(tmp_path: Pa
     made = config(video={"path": str(tmp_path / "{clip_id}.csv"), "width": 17}, modalities=["video", "text"])
     assert (video_width(made.video), video_step_s(made.video)) == (17, 0.2)
     assert (audio_width(made.audio), audio_step_s(made.audio)) == (160, pytest.approx(0.04))
-    found, warnings = clip_features.compute(
-        NOTHING, "so it is", made, TOKENIZER, given=precomputed.read(clip(), made)
-    )
+    found, warnings = clip_features.compute(NOTHING, "so it is", made, TOKENIZER, given=precomputed.read(clip(), made))
     assert found.video_TF.shape == (10, 17)
     assert not warnings
     _, warnings = clip_features.compute(NOTHING, "so it is", made, TOKENIZER)

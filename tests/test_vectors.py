@@ -41,7 +41,9 @@ def test_vectors_are_joined_row_for_row(tmp_path: Path) -> None:
     made = {"path": str(tmp_path / "train.npz"), "width": 2, "array": "audio"}
     config = parse(Features, {"audio": {"kind": "precomputed", "precomputed": made}}, source="test")
     found = [precomputed.read(clip, config).audio_TF for clip in read(tmp_path)]
-    np.testing.assert_array_equal(np.concatenate([each for each in found if each is not None]), [[0, 1], [2, 3], [4, 5]])
+    np.testing.assert_array_equal(
+        np.concatenate([each for each in found if each is not None]), [[0, 1], [2, 3], [4, 5]]
+    )
 
 
 def test_columns_of_ones_own(tmp_path: Path) -> None:

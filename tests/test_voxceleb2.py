@@ -1,4 +1,4 @@
-"""VoxCeleb2 in the ways it is unpacked: paired, never listed as a whole, and cut to the shorter of sound and picture."""
+"""VoxCeleb2 as it is unpacked: paired, never listed as a whole, and cut to the shorter of sound and picture."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_dev_and_test_are_read_and_strange_files_named(tmp_path: Path) -> None:
     stub.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
     clips, refusals = read(tmp_path)
     assert [clip.clip_id for clip in clips] == ["id00012/21Uxsk56VDQ/00001", "id00017/01dfn2spqyE/00001"]
-    assert sorted(refusal.reason for refusal in refusals) == ["duplicate-name", "lfs-stub", "name-unknown"]
+    assert sorted(refusal.reason for refusal in refusals) == ["duplicate-name", "git-lfs-stub", "name-unknown"]
 
 
 def test_meta_table_with_blanks_says_who_belongs_to_it(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_meta_table_with_blanks_says_who_belongs_to_it(tmp_path: Path) -> None:
 
 
 def test_missing_tree_names_the_source(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is no folder .*voxceleb"):
+    with pytest.raises(ValueError, match=r"there is no folder .*voxceleb"):
         read(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="no folder id00012/YOUTUBE_ID"):
         read(tmp_path)

@@ -1,7 +1,7 @@
 """Computational sequences: HDF5 files of time-stamped features by recording, as the CMU Multimodal SDK writes them.
 
-A file has one root group, and in it `data/RECORDING/features` (T, F) beside `data/RECORDING/intervals` (T, 2), in seconds
-from the recording's start. Shapes: T rows, F features.
+A file has one root group, and in it `data/RECORDING/features` (T, F) beside `data/RECORDING/intervals` (T, 2), in
+seconds from the recording's start. Shapes: T rows, F features.
 """
 
 from __future__ import annotations

@@ -45,7 +45,9 @@ def read(root: Path, task: Task | None) -> Iterator[Clip | Refusal]:
         for row in reader:
             clip_id = row[name].strip()
             if clip_id in first_row_of:
-                raise ValueError(f"{table}: row {reader.line_num}: {clip_id!r} is already in row {first_row_of[clip_id]}")
+                raise ValueError(
+                    f"{table}: row {reader.line_num}: {clip_id!r} is already in row {first_row_of[clip_id]}"
+                )
             first_row_of[clip_id] = reader.line_num
             try:
                 yield _clip(clip_id, (row[label] or "").strip(), row)

@@ -1,8 +1,8 @@
 """VoxCeleb2: over a million unlabelled clips of celebrities in interviews (Chung, Nagrani and Zisserman 2018).
 
-Below the root, at any depth and under any names, lie folders of speakers: `id00012/YOUTUBE_ID/00001`, as `.mp4` (face crops
-at 25 frames a second) and as `.m4a` (or `.wav`, as it is often converted), in one tree or in one for each kind. A clip
-takes the picture from one and the sound from the other. `vox2_meta.csv`, where it is there, says who belongs to the
+Below the root, at any depth and under any names, lie folders of speakers: `id00012/YOUTUBE_ID/00001`, as `.mp4` (face
+crops at 25 frames a second) and as `.m4a` (or `.wav`, as it is often converted), in one tree or in one for each kind. A
+clip takes the picture from one and the sound from the other. `vox2_meta.csv`, where it is there, says who belongs to the
 corpus. There are no transcripts. The tree is read speaker by speaker and never listed as a whole.
 """
 

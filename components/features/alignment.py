@@ -91,9 +91,7 @@ def drop_missing(*modalities_TF: NDArray[np.float64]) -> list[NDArray[np.float64
     return [steps_TF[is_whole_T] for steps_TF in kept_TF]
 
 
-def _nearest(
-    begins_R: NDArray[np.float64], ends_R: NDArray[np.float64], time_s: float, reach_s: float
-) -> int | None:
+def _nearest(begins_R: NDArray[np.float64], ends_R: NDArray[np.float64], time_s: float, reach_s: float) -> int | None:
     after = int(np.searchsorted(begins_R, time_s, side="left"))
     near = [row for row in (after - 1, after) if 0 <= row < len(begins_R)]
     best = min(near, key=lambda row: abs(begins_R[row] - time_s))

@@ -148,7 +148,9 @@ def _read_table(path: Path, settings: Precomputed) -> Rows:
         lines = [line for line in reader if line]
     chosen = _columns(path, header, settings)
     lines = _of_main_face(header, lines)
-    values_RF = clean(np.asarray([[_cell(line, column) for column in chosen] for line in lines]).reshape(-1, len(chosen)))
+    values_RF = clean(
+        np.asarray([[_cell(line, column) for column in chosen] for line in lines]).reshape(-1, len(chosen))
+    )
     if "timestamp" in header:
         at = header.index("timestamp")
         return rows_from_times(values_RF, np.asarray([_cell(line, at) for line in lines]))

@@ -106,7 +106,7 @@ def _found(clip: Clip, settings: Precomputed) -> Rows | None:
     if rows is not None and rows.values_RF.shape[1] != settings.width:
         raise MediaError(
             "features-width",
-            f"{clip.clip_id}: {settings.path} has {rows.values_RF.shape[1]} features a row, not width = {settings.width}",
+            f"{clip.clip_id}: {settings.path} has {rows.values_RF.shape[1]} features a row, not width {settings.width}",
         )
     return rows
 

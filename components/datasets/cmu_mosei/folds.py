@@ -10,7 +10,9 @@ from typing import Final
 from components.clip import Split
 
 FILE: Final = "cmu_mosei_std_folds.py"
-ORIGIN: Final = f"mmsdk/mmdatasdk/dataset/standard_datasets/CMU_MOSEI/{FILE} of github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK"
+ORIGIN: Final = (
+    f"mmsdk/mmdatasdk/dataset/standard_datasets/CMU_MOSEI/{FILE} of github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK"
+)
 
 _LISTS: Final[Mapping[str, Split]] = {
     "standard_train_fold": "train",
@@ -36,7 +38,9 @@ def read(path: Path) -> dict[str, Split]:
             raise ValueError(f"{path} has no list {name}: get {ORIGIN} again")
         for video_id in _names(path, name, found[name]):
             if split_of.setdefault(video_id, split) != split:
-                raise ValueError(f"{path}: video {video_id} is in {split_of[video_id]} and in {split}: get {ORIGIN} again")
+                raise ValueError(
+                    f"{path}: video {video_id} is in {split_of[video_id]} and in {split}: get {ORIGIN} again"
+                )
     return split_of
 
 

@@ -1,4 +1,4 @@
-"""What of CMU-MOSEI lies below a folder: computational sequences, the raw tree, or both, wherever they were unpacked."""
+"""What of CMU-MOSEI lies below a folder: computational sequences, the raw tree, or both, wherever they lie."""
 
 from __future__ import annotations
 
