@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-Recording = tuple[
-    Sequence[Sequence[float]] | NDArray[np.float32] | Sequence[Sequence[bytes]], Sequence[tuple[float, float]]
-]
+Features = Sequence[Sequence[float]] | Sequence[Sequence[bytes]] | NDArray[np.floating[Any]]
+Recording = tuple[Features, Sequence[tuple[float, float]]]
 
 
 def write_csd(path: Path, root: str, recordings: Mapping[str, Recording]) -> Path:

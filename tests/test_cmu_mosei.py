@@ -59,7 +59,7 @@ def write_raw(root: Path) -> Path:
     """The raw form: whole videos, transcripts with times, one row an annotator."""
     raw = root / "Raw"
     frames = np.zeros((75, 48, 64, 3), np.uint8)
-    sound = np.sin(np.arange(3 * 16_000) / 20).astype(np.float32) / 3
+    sound = (np.sin(np.arange(3 * 16_000) / 20) / 3).astype(np.float32)
     for video, lines in LINES.items():
         path = raw / "Videos/Full/Combined" / f"{video}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)

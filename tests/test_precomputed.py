@@ -194,7 +194,7 @@ def test_what_is_named_by_the_clip_begins_with_it(tmp_path: Path) -> None:
     np.savez(tmp_path / "film.npz", x=np.arange(10.0)[:, None])
     made = {"path": str(tmp_path / "{stem}.npz"), "width": 1, "row_s": 0.2}
     later = clip(video_uri="/x/film.mp4", start_s=1.0, end_s=1.8)
-    np.testing.assert_allclose(precomputed.read(later, config(audio=made)).audio_TF, [[5], [6], [7], [8]])
+    np.testing.assert_array_equal(precomputed.read(later, config(audio=made)).audio_TF, [[5], [6], [7], [8]])
 
 
 def test_shared_arrays_by_name_and_hdf5_groups(tmp_path: Path) -> None:
@@ -268,7 +268,8 @@ def test_features_of_a_clip_have_the_width_and_step_of_the_settings(tmp_path: Pa
     write_openface(tmp_path / "a.csv", [[1.0] * 17] * 60)
     made = config(video={"path": str(tmp_path / "{clip_id}.csv"), "width": 17}, modalities=["video", "text"])
     assert (video_width(made.video), video_step_s(made.video)) == (17, 0.2)
-    assert (audio_width(made.audio), audio_step_s(made.audio)) == (160, pytest.approx(0.04))
+    assert audio_width(made.audio) == 160
+    assert audio_step_s(made.audio) == pytest.approx(0.04)
     found, warnings = clip_features.compute(NOTHING, "so it is", made, TOKENIZER, given=precomputed.read(clip(), made))
     assert found.video_TF.shape == (10, 17)
     assert not warnings

@@ -105,4 +105,6 @@ def _weighted_mean(values_RF: NDArray[np.float64], weights_R: NDArray[np.float64
     weights_RF = weights_R[:, None] * is_there_RF
     sums_F = (np.where(is_there_RF, values_RF, 0.0) * weights_RF).sum(axis=0)
     totals_F = weights_RF.sum(axis=0)
-    return np.divide(sums_F, totals_F, out=np.full(len(sums_F), np.nan), where=totals_F > 0)
+    means_F = np.full(len(sums_F), np.nan)
+    np.divide(sums_F, totals_F, out=means_F, where=totals_F > 0)
+    return means_F

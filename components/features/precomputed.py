@@ -57,7 +57,9 @@ def read(clip: Clip, config: Features) -> Given:
     Raises:
         MediaError: a file of this clip is damaged or does not hold what the settings say.
     """
-    settings = {name: each for name, each in _settings(config).items() if name in config.modalities}
+    settings: dict[str, Precomputed] = {
+        name: each for name, each in _settings(config).items() if name in config.modalities
+    }
     found = {name: _found(clip, each) for name, each in settings.items()}
     steps = {name: _steps(clip, found[name], each, config.max_duration_s) for name, each in settings.items()}
     if len(steps) == 2 and _are_side_by_side(settings, found):
