@@ -38,7 +38,7 @@ MAX_SKIPPED_SHARE = 0.05
 MAX_UNMATCHED_SHARE = 0.2
 
 _DIGEST_FILE = "digest"
-_CODE = ("shard_plans.py", "task.py", "media.py", "shards.py", "features/*.py")
+_CODE = ("shard_plans.py", "task.py", "media.py", "shards.py", "sources.py", "datasets/_csd.py", "features/*.py")
 
 
 def main() -> None:

@@ -22,6 +22,9 @@ from components.features.audio import audio_step_s, audio_width
 from components.features.video import video_step_s, video_width
 from components.media import MediaError, Recording
 from components.params import Choices, Features, parse, resolve
+from components.shard_plans import ShardPlan, write_plan
+from components.shards import ShardSet, Skipped, read_notes
+from components.task import Task
 from tests.conftest import SHARED_DATA
 from tests.csd_files import write_csd
 
@@ -287,6 +290,28 @@ def test_fingerprint_follows_the_files(tmp_path: Path) -> None:
     assert precomputed.fingerprint(made) == first
     write_openface(tmp_path / "b.csv", [[1.0] * 17] * 3)
     assert precomputed.fingerprint(made) != first
+
+
+def test_shard_holds_what_was_made_elsewhere_and_names_what_was_not(tmp_path: Path) -> None:
+    write_openface(tmp_path / "a.csv", [[1.5] * 17] * 60)
+    (tmp_path / "b.csv").write_text("frame, timestamp, confidence\n1,0.0,0.9\n")
+    made = config(video={"path": str(tmp_path / "{clip_id}.csv"), "width": 17}, modalities=["video", "text"])
+    plan = ShardPlan(
+        path=tmp_path / "00000.arrow",
+        clips=(clip("a", labels={"happy": 1.0}), clip("b"), clip("c", labels={"sad": 1.0})),
+        config=made,
+        tokenizer=TOKENIZER.to_str(),
+        task=Task("classes", ("happy", "sad")),
+    )
+    write_plan(plan)
+    notes = read_notes(plan.path)
+    assert notes.skipped == (Skipped("b", "features-damaged"),)
+    assert notes.num_warnings == {"no-features": 1}
+    shards = ShardSet([plan.path])
+    assert shards.widths == (160, 17)
+    assert list(shards.clip_ids) == ["a", "c"]
+    np.testing.assert_array_equal(shards.num_steps_N3, [[0, 10, 3], [0, 0, 3]])
+    np.testing.assert_array_equal(shards.features(0).video_TF, np.full((10, 17), 1.5))
 
 
 @pytest.mark.skipif(not (SHARED_DATA / "ravdess_av_features").is_dir(), reason="the shared features are not here")
