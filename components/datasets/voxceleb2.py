@@ -2,8 +2,8 @@
 
 Below the root, at any depth and under any names, lie folders of speakers: `id00012/YOUTUBE_ID/00001`, as `.mp4` (face
 crops at 25 frames a second) and as `.m4a` (or `.wav`, as it is often converted), in one tree or in one for each kind. A
-clip takes the picture from one and the sound from the other. `vox2_meta.csv`, where it is there, says who belongs to the
-corpus. There are no transcripts. The tree is read speaker by speaker and never listed as a whole.
+clip takes the picture from one and the sound from the other. `vox2_meta.csv`, where it is there, says who belongs to
+the corpus. There are no transcripts. The tree is read speaker by speaker and never listed as a whole.
 """
 
 from __future__ import annotations
