@@ -15,7 +15,7 @@ demo: install
 
 # At once: the tests of a running platform, which mostly wait for it, and all others.
 test: install lint
-	$(MAKE) --jobs 2 --output-sync=line test-platform test-others
+	$(MAKE) --jobs 2 test-platform test-others
 
 test-platform: install
 	.venv/bin/pytest -m platform

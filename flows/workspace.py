@@ -46,6 +46,7 @@ def prepare(choices: Choices, settings: Settings) -> Workspace:
             "pretrain_on": choices.pretrain_on and _fingerprinted(choices.pretrain_on, None),
         }
     )
+    choices = _with_features_fingerprinted(choices)
     digest = run_digest(choices)
     folder = settings.home / "workspaces" / digest
     if not folder.exists():

@@ -21,10 +21,13 @@ from components.features.alignment import Rows
 from components.features.audio import audio_step_s, audio_width
 from components.features.video import video_step_s, video_width
 from components.media import MediaError, Recording
-from components.params import Choices, Features, parse, resolve
+from components.params import Choices, Features, load_choices, parse, resolve
+from components.settings import Settings
 from components.shard_plans import ShardPlan, write_plan
 from components.shards import ShardSet, Skipped, read_notes
+from components.sources import Precomputed
 from components.task import Task
+from flows import workspace
 from tests.conftest import SHARED_DATA
 from tests.csd_files import write_csd
 
@@ -312,6 +315,22 @@ def test_shard_holds_what_was_made_elsewhere_and_names_what_was_not(tmp_path: Pa
     assert list(shards.clip_ids) == ["a", "c"]
     np.testing.assert_array_equal(shards.num_steps_N3, [[0, 10, 3], [0, 0, 3]])
     np.testing.assert_array_equal(shards.features(0).video_TF, np.full((10, 17), 1.5))
+
+
+def test_run_is_another_when_the_files_of_features_change(tmp_path: Path) -> None:
+    """DVC does not look outside its repository: the files' digest is in the run's parameters and so in its name."""
+    write_openface(tmp_path / "a.csv", [[1.0] * 17] * 3)
+    path = str(tmp_path / "{clip_id}.csv")
+    made = {"kind": "precomputed", "precomputed": {"path": path, "width": 17}}
+    choices = Choices(overrides={"features": {"video": made}})
+    settings = Settings(home=tmp_path / "home")
+    first = workspace.prepare(choices, settings)
+    assert workspace.prepare(choices, settings) == first
+    written = resolve(load_choices(first.folder / "params.yaml")).features.video.precomputed
+    assert written is not None
+    assert written.fingerprint == precomputed.fingerprint(Precomputed(path=path, width=17))
+    write_openface(tmp_path / "a.csv", [[2.0] * 17] * 4)
+    assert workspace.prepare(choices, settings).digest != first.digest
 
 
 @pytest.mark.skipif(not (SHARED_DATA / "ravdess_av_features").is_dir(), reason="the shared features are not here")
