@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 
 import ray
 
@@ -15,11 +16,11 @@ _lock = threading.Lock()
 _OBJECT_STORE_BYTES = 200 * 1024 * 1024
 
 
-def connect() -> None:
+def connect(code: Path | None = None) -> None:
     """Connect this process to the Ray named in the settings, or start a small one that ends with the process.
 
-    Safe to call from several threads and more than once. Workers import the project from the folder that this
-    process runs in, so that a run uses the code of its own workspace.
+    Safe to call from several threads and more than once. Workers import the project from the folder `code`, or else
+    from the one that this process runs in, so that a run uses the code of its own workspace.
 
     Raises:
         ConnectionError: the named Ray does not answer.
@@ -28,7 +29,7 @@ def connect() -> None:
     with _lock:
         if ray.is_initialized():
             return
-        runtime_env = {"env_vars": {"PYTHONPATH": os.getcwd(), **_stage_environment(here)}}
+        runtime_env = {"env_vars": {"PYTHONPATH": str(code or os.getcwd()), **_stage_environment(here)}}
         if here.ray_address:
             try:
                 ray.init(address=here.ray_address, runtime_env=runtime_env)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from components import measuring, params, pictures, predictor, report, scoring, shards, training
 from components import task as tasks
@@ -112,6 +113,29 @@ def read_answers(folder: Path) -> Answers:
         np.array(table["answers"].to_pylist(), dtype=np.float32),
         predictor.read_thresholds(folder / THRESHOLDS, task),
     )
+
+
+def answer_test(
+    answer: Callable[[ClipSource], NDArray[np.float32]], *, thresholds: tuple[float, ...] = (), build: Path
+) -> Answers:
+    """What something that answers from features, such as a baseline, says of the test part.
+
+    It gives (N, C) probabilities, or values on the task's scale.
+
+    Raises:
+        ValueError: the test part is damaged, or has no labelled clip.
+    """
+    source = shards.open_split(build / "features", "test")
+    return scoring.answers_of(source, answer(source), predictor.read_task(build / "features"), thresholds=thresholds)
+
+
+def write_answers(folder: Path, answers: Answers, *, build: Path) -> None:
+    """Write answers into a folder, as `read_outcomes` and `read_answers` read them."""
+    pq.write_table(_table(answers, build), folder / PREDICTIONS)
+    tasks.write(folder, answers.task)
+    if answers.thresholds:
+        thresholds = dict(zip(answers.labels, answers.thresholds, strict=True))
+        (folder / THRESHOLDS).write_text(json.dumps(thresholds, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:

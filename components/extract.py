@@ -13,7 +13,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -26,6 +26,7 @@ from components.ingest import read_clips, to_clip
 from components.params import Features, load_params
 from components.shard_plans import ShardPlan, plan_shards, write_shards
 from components.shards import ShardNotes, Skipped, read_notes
+from components.shared_frames import open_shared
 from components.stage import progress, run_stage
 from components.storage import write_atomically
 
@@ -54,7 +55,9 @@ def extract(clips_folder: Path, target: Path, config: Features) -> None:
         OSError: a shard cannot be written.
     """
     precomputed.check(config)
-    clips = [to_clip(row) for row in read_clips(clips_folder).to_pylist()]
+    rows = read_clips(clips_folder).to_pylist()
+    clips = [to_clip(row) for row in rows]
+    shared = open_shared(rows, config)
     asked = task.read(clips_folder)
     # Words of test speakers would let the vocabulary know what is to be recognised.
     tokenizer = fit_tokenizer((clip.transcript for clip in clips if clip.split in ("train", "unlabelled")), config.text)
@@ -63,7 +66,10 @@ def extract(clips_folder: Path, target: Path, config: Features) -> None:
     plans: list[ShardPlan] = []
     for split in SPLITS:
         of_split = [clip for clip in clips if clip.split == split]
-        plans += plan_shards(of_split, partial / split, config, tokenizer, asked)
+        plans += [
+            replace(plan, shared=shared and shared.only(clip.clip_id for clip in plan.clips))
+            for plan in plan_shards(of_split, partial / split, config, tokenizer, asked)
+        ]
     notes = _write_all(plans, num_clips=len(clips))
     skipped = sorted(_all_skipped(notes), key=lambda skip: skip.clip_id)
     _check_skipped(skipped, len(clips))

@@ -40,6 +40,10 @@ class Settings(BaseSettings):
     dashboard_port: int = Field(default=8265, ge=1, le=65535)
     serve_port: int = Field(default=8000, ge=1, le=65535)
     parent_pid: int = Field(default=0, description="A stage ends itself when this process is gone; 0: never.")
+    share_frames: bool = Field(
+        default=False,
+        description="Keep each clip's frames for other runs on these recordings, as a study does; doubles their disk.",
+    )
     commit: str = Field(default="", description="Commit of the code when there is no git, as in an image.")
 
     def model_post_init(self, _context: object) -> None:

@@ -21,11 +21,13 @@ from components import compute
 from components.clip import Clip
 from components.features import clip_features, precomputed
 from components.features.audio import audio_width
+from components.features.clip_features import Frames
 from components.features.text import parse_tokenizer
 from components.features.video import video_width
 from components.media import Limits, MediaError, source_of
 from components.params import Features
 from components.shards import Example, ShardNotes, Skipped, read_notes, shard_name, write_shard
+from components.shared_frames import SharedFrames
 from components.task import Task
 
 # A clip may be a few seconds of a long recording; what is decoded of it is bounded by the settings.
@@ -41,6 +43,7 @@ class ShardPlan:
     config: Features
     tokenizer: str
     task: Task | None
+    shared: SharedFrames | None = None
 
 
 def plan_shards(
@@ -99,23 +102,34 @@ def write_plan(plan: ShardPlan) -> None:
     examples: list[Example] = []
     skipped: list[Skipped] = []
     num_warnings: Counter[str] = Counter()
+    new: dict[str, Frames] = {}
     for clip in plan.clips:
+        frames = plan.shared.find(clip.clip_id) if plan.shared else None
         try:
-            audio = None if clip.audio_uri is None else source_of(clip.audio_uri)
-            video = None if clip.video_uri is None else source_of(clip.video_uri)
-            recording = clip_features.record(
-                audio=audio, video=video, config=plan.config, start_s=clip.start_s, end_s=clip.end_s, limits=_LIMITS
-            )
+            if frames is None:
+                frames = new[clip.clip_id] = _frames(clip, plan.config)
             given = precomputed.read(clip, plan.config)
         except MediaError as error:
             skipped.append(Skipped(clip.clip_id, error.code))
             continue
-        features, warnings = clip_features.compute(recording, clip.transcript, plan.config, tokenizer, given=given)
+        features, warnings = clip_features.with_words(frames, clip.transcript, plan.config, tokenizer, given=given)
         num_warnings.update(warnings)
         values = plan.task.row(clip.labels) if plan.task and clip.labels else ()
         examples.append(Example(clip.clip_id, clip.speaker_id, values, features))
     widths = (audio_width(plan.config.audio), video_width(plan.config.video))
     write_shard(plan.path, examples, widths=widths, notes=ShardNotes(tuple(skipped), num_warnings))
+    if plan.shared:
+        plan.shared.keep(new, widths)
+
+
+def _frames(clip: Clip, config: Features) -> Frames:
+    """Decode and describe a clip."""
+    audio = None if clip.audio_uri is None else source_of(clip.audio_uri)
+    video = None if clip.video_uri is None else source_of(clip.video_uri)
+    recording = clip_features.record(
+        audio=audio, video=video, config=config, start_s=clip.start_s, end_s=clip.end_s, limits=_LIMITS
+    )
+    return clip_features.compute_frames(recording, config)
 
 
 @functools.lru_cache(maxsize=2)

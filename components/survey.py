@@ -13,7 +13,7 @@ import cv2
 import ray.data
 from pydantic import TypeAdapter
 
-from components import compute, datasets
+from components import compute, datasets, shared_inspections
 from components.clip import Clip
 from components.inspection import Bounds, ClipError, Inspected, inspect
 from components.media import MediaError
@@ -89,17 +89,37 @@ def survey(candidates: Sequence[Candidate], work: Callable[[Candidate], Outcome]
     A file that takes its whole process down (a crash in a decoder, memory gone) costs that clip only: Ray starts
     the lost block again, and a clip that was begun twice and never ended is rejected as `decoder-crashed`.
     """
-    if not candidates:
-        return []
+    shared = shared_inspections.open_shared()
+    outcomes: dict[int, Outcome] = {
+        index: found
+        for index, candidate in enumerate(candidates)
+        if shared and candidate.clip and (found := shared.find(candidate.clip, candidate.bounds))
+    }
+    rest = [(index, candidate) for index, candidate in enumerate(candidates) if index not in outcomes]
+    if rest:
+        outcomes.update(_inspect(rest, work, num_known=len(outcomes)))
+    if shared:
+        made = ((candidate, outcomes[index]) for index, candidate in rest)
+        shared.keep(
+            (each.clip, each.bounds, found) for each, found in made if each.clip and isinstance(found, Inspected)
+        )
+    return [outcomes[index] for index in range(len(candidates))]
+
+
+def _inspect(
+    candidates: Sequence[tuple[int, Candidate]], work: Callable[[Candidate], Outcome], *, num_known: int
+) -> dict[int, Outcome]:
+    """The outcome of each candidate by its number."""
     compute.connect()
     outcomes: dict[int, Outcome] = {}
+    total = num_known + len(candidates)
     num_blocks = min(-(-len(candidates) // _CLIPS_PER_BLOCK), _MAX_BLOCKS)
     context = ray.data.DataContext.get_current()
     had_bars, context.enable_progress_bars = context.enable_progress_bars, False
     try:
         with tempfile.TemporaryDirectory(prefix="affect-begun-") as begun:
             rows = ray.data.from_items(
-                [{"index": index, "candidate": candidate} for index, candidate in enumerate(candidates)],
+                [{"index": index, "candidate": candidate} for index, candidate in candidates],
                 override_num_blocks=num_blocks,
             ).map(
                 partial(_step, work=work, begun=begun),
@@ -108,13 +128,12 @@ def survey(candidates: Sequence[Candidate], work: Callable[[Candidate], Outcome]
             )
             for row in rows.iter_rows():
                 outcomes[int(row["index"])] = _OUTCOME.validate_json(row["outcome"])
-                if len(outcomes) % 50 == 0 or len(outcomes) == len(candidates):
-                    progress(
-                        stage="ingest", done=len(outcomes), total=len(candidates), message=f"{len(outcomes)} clips"
-                    )
+                done = num_known + len(outcomes)
+                if done % 50 == 0 or done == total:
+                    progress(stage="ingest", done=done, total=total, message=f"{done} clips")
     finally:
         context.enable_progress_bars = had_bars
-    return [outcomes[index] for index in range(len(candidates))]
+    return outcomes
 
 
 def _step(row: dict[str, Any], work: Callable[[Candidate], Outcome], begun: str) -> dict[str, Any]:

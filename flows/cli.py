@@ -90,6 +90,42 @@ def retrain(
 
 
 @app.command()
+def study(
+    recipe: Annotated[str | None, typer.Option(help="System and settings: a file of components/recipes.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Labelled corpus: synthetic, ravdess, table, ...")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the corpus, or the table's file.")] = None,
+    num_folds: Annotated[int | None, typer.Option(help="Folds of speakers instead of a published division.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Shares of the training labels, such as 1,0.1.")] = None,
+    modalities: Annotated[str | None, typer.Option(help="all, each subset, or some: audio,audio+video.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A choice of the study or a setting of the recipe: parallel=2, model.width=64."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a system as the papers do, over folds, seeds, pre-training and shares of the labels; one HTML report.
+
+    Ctrl-C cancels it; the same command goes on with the runs that have no figures yet.
+    """
+    from flows import following, study_command
+
+    with _told_errors():
+        settings = load_settings()
+        corpus = _corpus(load_choices(PROJECT_ROOT / "params.yaml"), dataset, data_root)
+        lists = {"seeds": seeds, "label_shares": labels, "modalities": modalities}
+        options = {"num_folds": num_folds, **{name: text and text.split(",") for name, text in lists.items()}}
+        choices = study_command.choices_of(recipe, corpus, options=options, assignments=setting or [])
+        run_id = following.start("study/study", {"choices": choices.model_dump(mode="json")}, settings)
+        _tell(f"run {settings.prefect_url}/runs/flow-run/{run_id}")
+        state = following.follow(run_id, settings)
+        outcome = study_command.outcome_of(run_id, state, settings)
+        _answer(outcome, as_json, lambda: study_command.show(outcome))
+        if not state.is_completed():
+            sys.exit(1)
+
+
+@app.command()
 def predict(
     clip: Annotated[Path | None, typer.Argument(help="Recording; none takes one that no training has seen.")] = None,
     text: Annotated[str | None, typer.Option(help="The words that are said in it.")] = None,
@@ -187,9 +223,7 @@ def _choices(
     changes: dict[str, Any] = {}
     if recipe is not None:
         changes["recipe"] = recipe
-    if dataset is not None or data_root is not None:
-        root = str(data_root.expanduser().resolve()) if data_root else None
-        changes["finetune_on"] = Corpus(dataset=dataset or choices.finetune_on.dataset, root=root)
+    changes["finetune_on"] = _corpus(choices, dataset, data_root)
     if seed is not None:
         changes["seed"] = seed
     choices = choices.model_copy(update=changes)
@@ -198,6 +232,14 @@ def _choices(
     # Refuse here what a run would refuse later.
     resolve(choices)
     return choices.model_copy(update={"finetune_on": check_corpus(choices.finetune_on)})
+
+
+def _corpus(choices: Choices, dataset: str | None, data_root: Path | None) -> Corpus:
+    """The labelled corpus that the options name, or that of params.yaml."""
+    if dataset is None and data_root is None:
+        return choices.finetune_on
+    root = str(data_root.expanduser().resolve()) if data_root else None
+    return Corpus(dataset=dataset or choices.finetune_on.dataset, root=root)
 
 
 def _show_status(settings: Settings, as_json: bool) -> None:

@@ -10,7 +10,9 @@ from prefect.deployments.runner import RunnerDeployment
 
 from components.params import load_choices
 from components.settings import PROJECT_ROOT
+from components.study import StudyChoices
 from flows.retrain import retrain
+from flows.study import study
 
 
 def deployments() -> list[RunnerDeployment]:
@@ -23,9 +25,17 @@ def deployments() -> list[RunnerDeployment]:
         # Two runs share the processors and the release log: the second waits for the first.
         concurrency_limit=1,
     )
+    of_study = study.to_deployment(
+        "study",
+        parameters={"choices": StudyChoices(recipe=choices.recipe).model_dump(mode="json")},
+        description="Folds x seeds x with and without pre-training x shares of the labels, and one report.",
+        # A second study would take the processors from under the first, and share its workspaces where they agree.
+        concurrency_limit=1,
+    )
     # The method serves callers with and without an event loop; this one has none.
     assert isinstance(deployment, RunnerDeployment)
-    return [deployment]
+    assert isinstance(of_study, RunnerDeployment)
+    return [deployment, of_study]
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ def stage_environment(settings: Settings) -> dict[str, str]:
 
 def _follow(command: list[str], stage: str, folder: Path, settings: Settings) -> list[str]:
     logger = get_run_logger()
-    reporter = _ProgressReporter(stage)
+    reporter = ProgressReporter(stage)
     lines: list[str] = []
     with subprocess.Popen(
         command,
@@ -106,21 +106,21 @@ def _follow(command: list[str], stage: str, folder: Path, settings: Settings) ->
                 logger.info(line)
                 lines.append(line)
     if process.returncode != 0:
-        raise StageFailed(f"{stage}: {_reason(lines, process.returncode)}")
+        raise StageFailed(f"{stage}: {reason_of(lines, process.returncode)}")
     return lines
 
 
-def _reason(lines: list[str], status: int) -> str:
+def reason_of(lines: list[str], status: int, log: str = "the task's log") -> str:
     """The stage's own words about its failure, not DVC's about the stage."""
     told = [line.partition("error: ")[2] for line in lines if line.startswith("error: ")]
     if told:
         return told[0]
     # A mistake of ours ends in a traceback, whose last line says what; DVC adds its own lines behind it.
     own = [line for line in lines if not line.startswith("ERROR: ")]
-    return f"{own[-1] if own else 'no message'} (status {status}; the task's log has the traceback)"
+    return f"{own[-1] if own else 'no message'} (status {status}; {log} has the traceback)"
 
 
-class _ProgressReporter:
+class ProgressReporter:
     """Keeps one progress artifact of a task up to date."""
 
     def __init__(self, stage: str) -> None:

@@ -40,13 +40,11 @@ def prepare(choices: Choices, settings: Settings) -> Workspace:
         ValueError: the recipe, a setting, a task, a protocol or a corpus folder does not exist.
     """
     datasets.protocol_of(choices.finetune_on, resolve(choices).ingest)
-    choices = choices.model_copy(
-        update={
-            "finetune_on": _fingerprinted(choices.finetune_on, datasets.task_of(choices.finetune_on)),
-            "pretrain_on": choices.pretrain_on and _fingerprinted(choices.pretrain_on, None),
-        }
-    )
-    choices = _with_features_fingerprinted(choices)
+    return prepare_known(fingerprinted(choices), settings)
+
+
+def prepare_known(choices: Choices, settings: Settings) -> Workspace:
+    """As `prepare`, for choices that have their fingerprints: many runs on the same data read its listing once."""
     digest = run_digest(choices)
     folder = settings.home / "workspaces" / digest
     if not folder.exists():
@@ -57,6 +55,19 @@ def prepare(choices: Choices, settings: Settings) -> Workspace:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return Workspace(folder, digest)
+
+
+def fingerprinted(choices: Choices) -> Choices:
+    """The choices with the digests of what lies outside of the run: the corpora, and features made elsewhere.
+
+    Raises:
+        ValueError: a corpus, its task or its folder does not exist.
+    """
+    changes = {
+        "finetune_on": _fingerprinted(choices.finetune_on, datasets.task_of(choices.finetune_on)),
+        "pretrain_on": choices.pretrain_on and _fingerprinted(choices.pretrain_on, None),
+    }
+    return _with_features_fingerprinted(choices.model_copy(update=changes))
 
 
 def run_digest(choices: Choices) -> str:

@@ -73,7 +73,7 @@ def test_variables_are_settings() -> None:
     known = {f"AFFECT_{name.upper()}" for name in Settings.model_fields}
     named = set(re.findall(r"AFFECT_[A-Z]+(?:_[A-Z]+)*", TEXT))
     assert named <= known
-    assert known - named <= {"AFFECT_HOST", "AFFECT_PARENT_PID", "AFFECT_COMMIT"}
+    assert known - named <= {"AFFECT_HOST", "AFFECT_PARENT_PID", "AFFECT_COMMIT", "AFFECT_SHARE_FRAMES"}
 
 
 def test_stages_are_listed_in_order() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from components.features import ClipFeatures
@@ -17,6 +19,16 @@ from components.media import Limits, Recording, decode
 from components.params import Features
 
 FeatureWarning = Literal["no-face", "no-features", "silence", "truncated"]
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """The audio and video of one clip as features, and what should be told about them."""
+
+    audio_TF: NDArray[np.float16]
+    video_TF: NDArray[np.float16]
+    warnings: tuple[FeatureWarning, ...]
+
 
 # Root mean square where full scale is 1: -60 dB, below the noise of a quiet room at an open microphone.
 SILENCE_LEVEL: Final = 1e-3
@@ -81,6 +93,11 @@ def compute(
     behind `max_words`, is left out and told ("truncated"). What is precomputed is taken from `given`; where nothing is
     given, as in serving, the modality is missing and told ("no-features").
     """
+    return with_words(compute_frames(recording, config), transcript, config, tokenizer, given=given)
+
+
+def compute_frames(recording: Recording, config: Features) -> Frames:
+    """What of a clip's features follows from its files alone."""
     warnings: list[FeatureWarning] = []
     audio_TF = np.zeros((0, audio_width(config.audio)), np.float16)
     if recording.waveform_T is not None:
@@ -94,6 +111,16 @@ def compute(
         video_TF, _ = describe(recording.frames_THW[:num_kept], recording.frame_times_s[:num_kept], config.video)
         if not len(video_TF):
             warnings.append("no-face")
+    if recording.duration_s > config.max_duration_s:
+        warnings.append("truncated")
+    return Frames(audio_TF, video_TF, tuple(warnings))
+
+
+def with_words(
+    frames: Frames, transcript: str | None, config: Features, tokenizer: Tokenizer, *, given: Given | None = None
+) -> tuple[ClipFeatures, tuple[FeatureWarning, ...]]:
+    """The frames of a clip with the numbers of its words and what is precomputed, and what should be told about it."""
+    audio_TF, video_TF, warnings = frames.audio_TF, frames.video_TF, list(frames.warnings)
     if given is not None and given.audio_TF is not None:
         audio_TF = given.audio_TF
     if given is not None and given.video_TF is not None:
@@ -103,6 +130,6 @@ def compute(
         warnings.append("no-features")
     words = transcript if "text" in config.modalities else None
     word_ids_T, is_cut = encode(tokenizer, words, config.text)
-    if is_cut or recording.duration_s > config.max_duration_s:
+    if is_cut and "truncated" not in warnings:
         warnings.append("truncated")
     return ClipFeatures(audio_TF, video_TF, word_ids_T), tuple(warnings)

@@ -1,0 +1,148 @@
+"""What folds share: the same bytes as without sharing, and no recording decoded again for another fold."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.features.clip_features import Frames
+from components.ingest import read_clips
+from components.params import Choices, Corpus, resolve, to_yaml
+from components.shards import ShardSet, open_split
+from components.shared_frames import SharedFrames
+from tests.conftest import REPOSITORY
+from tests.corpus_files import write_sound
+
+NUM_ACTORS = 6
+EMOTIONS = (1, 3, 5)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Six actors with three takes each, in the layout of RAVDESS."""
+    root = tmp_path / "ravdess"
+    for actor in range(1, NUM_ACTORS + 1):
+        for emotion in EMOTIONS:
+            write_sound(root / f"Actor_{actor:02d}" / f"03-01-{emotion:02d}-01-01-01-{actor:02d}.wav", 0.5)
+    return root
+
+
+class Workspaces:
+    """Folders in which stages run as processes of their own, as in a study, with one home for all."""
+
+    def __init__(self, folder: Path, corpus: Path, ray_address: str) -> None:
+        self.folder, self.corpus, self.ray_address = folder, corpus, ray_address
+
+    def features(self, name: str, *, fold: int, share: bool, status: int = 0) -> Path:
+        """Run ingest and features of a fold; returns the features."""
+        workspace = self.folder / name
+        (workspace / "build").mkdir(parents=True)
+        (workspace / "components").symlink_to(REPOSITORY / "components")
+        overrides = {"ingest": {"num_folds": 3, "fold": fold}, "features": {"clips_per_shard": 4}}
+        choices = Choices(finetune_on=Corpus(dataset="ravdess", root=str(self.corpus)), overrides=overrides)
+        (workspace / "build/params.yaml").write_text(to_yaml(resolve(choices)))
+        environment = {
+            **os.environ,
+            "AFFECT_HOME": str(self.folder / "home"),
+            "AFFECT_RAY_ADDRESS": self.ray_address,
+            "AFFECT_SHARE_FRAMES": str(share),
+        }
+        for stage in ("ingest", "extract"):
+            done = subprocess.run(
+                [sys.executable, "-m", f"components.{stage}"],
+                cwd=workspace,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                assert status == done.returncode, done.stderr
+                return workspace
+        assert status == 0
+        return workspace / "build" / "features"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def ruin(corpus: Path) -> None:
+    """Make every recording undecodable, with its size and its time as they were."""
+    for path in corpus.rglob("*.wav"):
+        status = path.stat()
+        path.write_bytes(b"\0" * status.st_size)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_another_fold_has_the_same_bytes_without_decoding_anything(
+    tmp_path: Path, corpus: Path, ray_address: str
+) -> None:
+    workspaces = Workspaces(tmp_path, corpus, ray_address)
+    alone = content(workspaces.features("alone", fold=1, share=False))
+    assert not (tmp_path / "home" / "shared").exists()
+    first = workspaces.features("first", fold=0, share=True)
+    ruin(corpus)
+    second = workspaces.features("second", fold=1, share=True)
+    assert content(second) == alone
+    parts = {name: set(open_split(second, name).speaker_ids) for name in ("train", "validation", "test")}
+    assert parts["test"] == {"Actor_03", "Actor_04"} != set(open_split(first, "test").speaker_ids)
+    with_clips = [path for path in first.rglob("*.arrow") if len(ShardSet([path]))]
+    assert len(list((tmp_path / "home/shared/frames").rglob("*.arrow"))) == len(with_clips)
+
+
+def test_without_sharing_the_ruined_recordings_are_refused(tmp_path: Path, corpus: Path, ray_address: str) -> None:
+    workspaces = Workspaces(tmp_path, corpus, ray_address)
+    workspaces.features("first", fold=0, share=True)
+    ruin(corpus)
+    workspace = workspaces.features("alone", fold=1, share=False, status=1)
+    assert (workspace / "build" / "rejected.parquet").exists()
+
+
+def test_a_changed_recording_is_inspected_and_described_again(tmp_path: Path, corpus: Path, ray_address: str) -> None:
+    workspaces = Workspaces(tmp_path, corpus, ray_address)
+    workspaces.features("first", fold=0, share=True)
+    changed = corpus / "Actor_05" / "03-01-03-01-01-01-05.wav"
+    changed.unlink()
+    write_sound(changed, 0.9)
+    again = workspaces.features("second", fold=0, share=True)
+    assert content(again) == content(workspaces.features("alone", fold=0, share=False))
+    rows = {row["clip_id"]: row for row in read_clips(again.parent / "clips").to_pylist()}
+    assert rows[changed.stem]["duration_s"] == pytest.approx(0.9, abs=0.01)
+
+
+def test_frames_come_back_to_the_bit_with_what_is_told_about_them(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    frames = {
+        "whole": Frames(
+            random.normal(size=(7, 4)).astype(np.float16), random.normal(size=(3, 5)).astype(np.float16), ()
+        ),
+        "silent": Frames(np.zeros((2, 4), np.float16), np.zeros((0, 5), np.float16), ("silence", "no-face")),
+        "nameless": Frames(np.ones((1, 4), np.float16), np.ones((1, 5), np.float16), ("truncated",)),
+    }
+    SharedFrames(tmp_path, {"whole": "k1", "silent": "k2"}, {}).keep(frames, (4, 5))
+    [path] = tmp_path.glob("*.arrow")
+    shared = SharedFrames(tmp_path, {"whole": "k1", "silent": "k2"}, {"k1": (path, 0), "k2": (path, 1)})
+    for name in ("whole", "silent"):
+        found = shared.only([name, "unknown"]).find(name)
+        assert found is not None
+        np.testing.assert_array_equal(found.audio_TF, frames[name].audio_TF)
+        np.testing.assert_array_equal(found.video_TF, frames[name].video_TF)
+        assert found.warnings == frames[name].warnings
+    assert shared.find("nameless") is None
+    assert shared.only(["whole"]).find("silent") is None
+
+
+def test_lost_or_damaged_shared_files_cost_nothing_but_time(tmp_path: Path, corpus: Path, ray_address: str) -> None:
+    workspaces = Workspaces(tmp_path, corpus, ray_address)
+    first = content(workspaces.features("first", fold=0, share=True))
+    shared = [path for path in (tmp_path / "home/shared").rglob("*") if path.is_file()]
+    assert {path.suffix for path in shared} == {".arrow", ".json"}
+    for path in shared:
+        path.write_bytes(path.read_bytes()[:50])
+    assert content(workspaces.features("second", fold=0, share=True)) == first
