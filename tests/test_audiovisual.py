@@ -79,6 +79,27 @@ def test_a_missing_modality_is_not_looked_at(modality: Modality, batch: Batch) -
     assert torch.equal(alone.logits_BC, same.logits_BC)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_each_stream_looks_at_the_valid_steps_of_the_other_alone(causal: bool, batch: Batch) -> None:
+    model = _model(causal=causal)
+    output = _run(model, batch)
+    for row in range(6):
+        num_audio, num_video = int(batch.audio_lengths_B[row]), int(batch.video_lengths_B[row])
+        assert num_video < num_audio
+        with torch.inference_mode():
+            audio_1TD = model.audio_projection(batch.audio_BTF[row : row + 1, :num_audio].transpose(1, 2)).transpose(
+                1, 2
+            )
+            video_1TD = model.video_projection(batch.video_BTF[row : row + 1, :num_video].transpose(1, 2)).transpose(
+                1, 2
+            )
+            there_1A, there_1V = (torch.ones(1, num, dtype=torch.bool) for num in (num_audio, num_video))
+            found_1TD = model.audio_from_video(audio_1TD, video_1TD, there_1V)
+            seen_1TD = model.video_from_audio(video_1TD, audio_1TD, there_1A)
+        torch.testing.assert_close(output.audio_from_video_BTD[row, :num_audio], found_1TD[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(output.video_from_audio_BTD[row, :num_video], seen_1TD[0], rtol=1e-4, atol=1e-5)
+
+
 def test_a_clip_with_nothing_gets_an_answer(batch: Batch) -> None:
     assert _run(_model(), batch.without(MODALITIES)).logits_BC.isfinite().all()
 

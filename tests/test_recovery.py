@@ -16,7 +16,7 @@ import pytest
 from components.bundle_files import version_of
 from tests.platform import SMALL, Platform, new_platform, settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.platform]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.platform]
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def _wait_for_checkpoint(platform: Platform) -> None:
     )
 
 
-def _wait(condition: Callable[[], bool], what: str, timeout_s: float = 180.0) -> None:
+def _wait(condition: Callable[[], bool], what: str, timeout_s: float = 400.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s for {what}"
