@@ -158,7 +158,8 @@ def _do(job: Job, folder: Path, settings: Settings) -> Ended:
     log = folder / f"{job.stage}.log"
     environment = {**stage_environment(settings), "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(_START_TIMEOUT_S)}
     error = ""
-    with log.open("w", encoding="utf-8") as output:
+    # What an interrupted study did in this folder stays readable.
+    with log.open("a", encoding="utf-8") as output:
         for command in commands:
             if not error:
                 error = _run([sys.executable, "-m", *command], folder, environment, output)

@@ -48,19 +48,20 @@ class Driven:
 
     def start(self) -> subprocess.Popen[str]:
         environment = {**os.environ, "AFFECT_HOME": str(self.home), "PYTHONPATH": str(REPOSITORY)}
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.study_driver", CHOICES.model_dump_json()],
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=(self.home.parent / "driver.log").open("a"),
-            text=True,
-        )
+        with (self.home.parent / "driver.log").open("a") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tests.study_driver", CHOICES.model_dump_json()],
+                cwd=REPOSITORY,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
 
     def finish(self) -> list[dict[str, Any]]:
         """Run a study to its end; the lines that it told."""
-        process = self.start()
-        output, _ = process.communicate(timeout=1200)
+        with self.start() as process:
+            output, _ = process.communicate(timeout=1200)
         assert process.returncode == 0, (self.home.parent / "driver.log").read_text()[-3000:]
         return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
@@ -85,14 +86,13 @@ def driven(tmp_path_factory: pytest.TempPathFactory) -> Driven:
 @pytest.fixture(scope="module")
 def first_figures(driven: Driven) -> dict[str, float]:
     """The runs that had figures when the study was killed, with all that worked for it gone."""
-    process = driven.start()
-    try:
-        _wait(lambda: len(driven.figures()) >= 2, 900)
-        assert process.poll() is None
-    finally:
-        children = psutil.Process(process.pid).children(recursive=True)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    with driven.start() as process:
+        try:
+            _wait(lambda: len(driven.figures()) >= 2, 900)
+            assert process.poll() is None
+        finally:
+            children = psutil.Process(process.pid).children(recursive=True)
+            os.kill(process.pid, signal.SIGKILL)
     assert children
     _wait(lambda: not _stages_of(driven), 60)
     figures = driven.figures()
