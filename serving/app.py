@@ -6,9 +6,7 @@ uses that runtime to its end, so a swap never mixes two models in one answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
@@ -18,21 +16,25 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving import answering, prediction, schema, uploads
+from serving import answering, batch_route, examples, prediction, schema, uploads
+from serving.live import Judge, Live, Provider, served
 from serving.observation import METRICS_MEDIA_TYPE, REQUEST_ID_HEADER, Metrics, Observed
 from serving.prediction import RequestError
-from serving.problems import MEDIA_TYPE, PROBLEMS, problem
-from serving.schema import Answer, Health, ModelCard, Problem
+from serving.problems import MEDIA_TYPE, problem, responses
+from serving.schema import Answer, Health, ModelCard
 
 if TYPE_CHECKING:
     # PyTorch takes seconds to import, and before the first promotion there is nothing for it to do.
     from serving.runtime import Runtime
+
+__all__ = ["Live", "create_app"]
 
 DESCRIPTION: Final = """Emotion recognition from any subset of a sound file, a video file and words.
 
 Errors are RFC 9457 problems (`application/problem+json`); `type` is `urn:affect:problem:` and a stable code.
 No address given by a caller is ever fetched, and uploads never touch the disk."""
 
+_READING: Final = ("malformed", "too-large", "wrong-content-type", "no-modality", "unknown-field", "wrong-field")
 _FILE: Final = {"type": "string", "format": "binary"}
 _REQUEST_BODY: Final = {
     "required": True,
@@ -54,24 +56,6 @@ _REQUEST_BODY: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Live:
-    """What is served at one instant.
-
-    Attributes:
-        runtime: the loaded model; None before the first one.
-        release: its number in the release log; 0 outside of it.
-        refused: why a newer bundle was not loaded; empty when there is none.
-    """
-
-    runtime: Runtime | None = None
-    release: int = 0
-    refused: str = ""
-
-
-Provider = Callable[[], Live]
-
-
 def create_app(
     provider: Provider,
     *,
@@ -88,6 +72,7 @@ def create_app(
         adds_request_id: put `X-Request-ID` on answers; False behind a server that does it itself.
     """
     metrics = Metrics()
+    limits = limits or prediction.Limits()
     app = FastAPIOffline(
         title="Crossmodal Affect",
         version="1",
@@ -98,48 +83,65 @@ def create_app(
     )
     app.add_middleware(Observed, metrics=metrics, adds_header=adds_request_id)
     _answer_errors(app, adds_request_id=adds_request_id)
-    _add_emotion(app, provider, metrics, limits or prediction.Limits(), num_decoders)
-    _add_observation(app, provider, metrics, limits or prediction.Limits())
+    judge = _judge(metrics, num_decoders)
+    _add_emotion(app, provider, metrics, judge, limits)
+    batch_route.add(app, provider, judge, limits)
+    _add_observation(app, provider, metrics, limits)
     return app
 
 
-def _add_emotion(
-    app: FastAPI, provider: Provider, metrics: Metrics, limits: prediction.Limits, num_decoders: int
-) -> None:
+def _judge(metrics: Metrics, num_decoders: int) -> Judge:
     decoders, model = CapacityLimiter(num_decoders), CapacityLimiter(1)
 
+    async def judge(runtime: Runtime, asked: prediction.Request) -> prediction.Prediction:
+        with metrics.stage("prepare"):
+            prepared = await run_sync(runtime.prepare, asked, limiter=decoders)
+        with metrics.stage("model"):
+            [judged] = await run_sync(runtime.predict_prepared, [prepared], limiter=model)
+        return judged
+
+    return judge
+
+
+def _add_emotion(app: FastAPI, provider: Provider, metrics: Metrics, judge: Judge, limits: prediction.Limits) -> None:
     @app.post(
         "/v1/emotion",
         summary="Judge one clip",
-        responses=_responses("malformed", "too-large", "wrong-content-type", "not-media", "no-model"),
+        responses={
+            **responses(*_READING, "empty", "not-media", "truncated", "nothing-usable", "too-long", "no-model"),
+            200: {"content": {"application/json": {"example": examples.ANSWER}}},
+        },
         openapi_extra={"requestBody": _REQUEST_BODY},
     )
     async def emotion(request: Request) -> Answer:
         live = provider()
-        served = _served(live)
+        runtime = served(live)
         with metrics.stage("receive"):
             asked = await uploads.read(request, limits)
-        with metrics.stage("prepare"):
-            prepared = await run_sync(served.prepare, asked, limiter=decoders)
-        with metrics.stage("model"):
-            [judged] = await run_sync(served.predict_prepared, [prepared], limiter=model)
-        model_name = answering.name_of(served.info(), live.release)
-        return answering.answer_of(judged, model_name, request.state.request_id)
+        judged = await judge(runtime, asked)
+        return answering.answer_of(judged, answering.name_of(runtime.info(), live.release), request.state.request_id)
 
 
 def _add_observation(app: FastAPI, provider: Provider, metrics: Metrics, limits: prediction.Limits) -> None:
-    @app.get("/v1/model", summary="The served model", responses=_responses("no-model"))
+    @app.get(
+        "/v1/model",
+        summary="The served model",
+        responses={
+            **responses("no-model"),
+            200: {"content": {"application/json": {"example": examples.MODEL}}},
+        },
+    )
     async def model() -> ModelCard:
         live = provider()
-        return answering.card_of(_served(live).info(), live.release, live.refused, limits=limits)
+        return answering.card_of(served(live).info(), live.release, live.refused, limits=limits)
 
     @app.get("/healthz", summary="The process answers")
     async def healthz() -> Health:
         return Health(status="ok")
 
-    @app.get("/readyz", summary="A model is loaded", responses=_responses("no-model"))
+    @app.get("/readyz", summary="A model is loaded", responses=responses("no-model"))
     async def readyz() -> Health:
-        _served(provider())
+        served(provider())
         return Health(status="ok")
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response)
@@ -147,14 +149,6 @@ def _add_observation(app: FastAPI, provider: Provider, metrics: Metrics, limits:
         live = provider()
         version = live.runtime.version if live.runtime else None
         return Response(metrics.text(version=version, release=live.release), media_type=METRICS_MEDIA_TYPE)
-
-
-def _served(live: Live) -> Runtime:
-    if live.runtime is not None:
-        return live.runtime
-    if live.refused:
-        raise RequestError("bundle-refused", live.refused)
-    raise RequestError("no-model", "no model has been promoted yet: run `affect retrain`")
 
 
 def _answer_errors(app: FastAPI, *, adds_request_id: bool) -> None:
@@ -182,16 +176,3 @@ def _answer_errors(app: FastAPI, *, adds_request_id: bool) -> None:
     app.add_exception_handler(RequestError, refused)
     app.add_exception_handler(HTTPException, refused_by_router)
     app.add_exception_handler(Exception, failed)
-
-
-def _responses(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """The problems of a route, for the OpenAPI document."""
-    example_schema = {"$ref": "#/components/schemas/Problem"}
-    return {
-        PROBLEMS[code][0]: {
-            "description": PROBLEMS[code][1],
-            "model": Problem,
-            "content": {MEDIA_TYPE: {"schema": example_schema}},
-        }
-        for code in codes
-    }

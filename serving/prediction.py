@@ -33,11 +33,13 @@ class Limits:
         max_bytes: of one file.
         max_duration_s: of one recording; the model looks at a shorter part, and the prediction says so.
         max_characters: of the words.
+        max_clips: of one batch.
     """
 
     max_bytes: int = 64 * 1024 * 1024
     max_duration_s: float = 600.0
     max_characters: int = 10_000
+    max_clips: int = 16
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from serving.schema import Problem
 
@@ -43,3 +43,17 @@ def problem(code: str, detail: str, *, request_id: str) -> Problem:
         detail=" ".join(detail.split()),
         instance=f"urn:affect:request:{request_id}",
     )
+
+
+def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """The problems of a route, for its OpenAPI document: by status, with an example of each type."""
+    by_status: dict[int | str, dict[str, Any]] = {}
+    for code in codes:
+        status, title = PROBLEMS[code]
+        entry = by_status.setdefault(status, {"model": Problem, "description": "", "content": {MEDIA_TYPE: {}}})
+        entry["description"] = f"{entry['description']}; {title}" if entry["description"] else title
+        content = entry["content"][MEDIA_TYPE]
+        content["schema"] = {"$ref": "#/components/schemas/Problem"}
+        shown = problem(code, f"what is wrong this time, and what to do about it ({code})", request_id="abc-1")
+        content.setdefault("examples", {})[code] = {"summary": title, "value": shown.model_dump(mode="json")}
+    return by_status

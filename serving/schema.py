@@ -120,6 +120,10 @@ class ValuesAnswer(Schema):
     warnings: list[str] = Field(description="What the answer may suffer from, as stable codes.", examples=[["no-face"]])
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 def _kind_of(value: Any) -> str:
     """The kind of an answer; one that does not name it is of classes."""
     return str(value.get("kind", "classes") if isinstance(value, Mapping) else getattr(value, "kind", "classes"))
@@ -141,6 +145,7 @@ class Limits(Schema):
     max_duration_s: float = Field(description="A longer recording is refused, in seconds.")
     max_analysed_s: float = Field(description="Only the first part is analysed, and the answer warns `truncated`.")
     max_characters: int = Field(description="Length of `text`.")
+    max_clips: int = Field(description="Clips of one batch.")
 
 
 class AskedTask(Schema):
@@ -189,3 +194,22 @@ class Problem(BaseModel):
     status: int = Field(description="The HTTP status code.", ge=400, le=599, examples=[422])
     detail: str = Field(description="What is wrong this time and what to do about it, in one line.")
     instance: str = Field(description="This occurrence: `urn:affect:request:` and the request id.")
+
+
+class ClipAnswer(Schema):
+    """What became of one clip of a batch: an answer or a problem."""
+
+    name: str = Field(description="The clip's name in the request.", examples=["a"])
+    answer: Answer | None = Field(
+        None, description="What the model makes of it; not there when there is a problem.", exclude_if=_is_none
+    )
+    problem: Problem | None = Field(
+        None, description="Why it could not be judged; not there when there is an answer.", exclude_if=_is_none
+    )
+
+
+class BatchAnswer(Schema):
+    """What the model makes of several clips."""
+
+    request_id: str = Field(description="The `X-Request-ID` sent with the request, or one made for it.")
+    clips: list[ClipAnswer] = Field(description="One entry a clip, in the order of the request.")

@@ -55,29 +55,38 @@ async def read(request: requests.Request, limits: Limits) -> Request:
 
 
 async def _read_form(request: requests.Request, limits: Limits) -> Request:
+    form = await parsed_form(request, limits, max_parts=_MAX_PARTS)
+    try:
+        _check_names(form)
+        return Request(
+            audio=await file_of(form, "audio"),
+            video=await file_of(form, "video"),
+            text=words_of(form, "text"),
+        )
+    finally:
+        await form.close()
+
+
+async def parsed_form(request: requests.Request, limits: Limits, *, max_parts: int) -> FormData:
+    """The parts of a form, together no larger than two files; the caller closes it.
+
+    Raises:
+        RequestError: it is too large, or cannot be read.
+    """
     max_bytes = 2 * limits.max_bytes + 4 * limits.max_characters + _FORM_OVERHEAD_BYTES
     parser = _Form(
         request.headers,
         _limited(request, max_bytes),
-        max_files=_MAX_PARTS,
-        max_fields=_MAX_PARTS,
+        max_files=max_parts,
+        max_fields=max_parts,
         max_part_size=4 * limits.max_characters,
     )
     try:
-        form = await parser.parse()
+        return await parser.parse()
     except MultiPartException as error:
         if error.message.startswith("Part exceeded"):
             raise RequestError("too-large", f"text is longer than {limits.max_characters} characters") from error
         raise RequestError("malformed", f"the form cannot be read: {error.message}") from error
-    try:
-        _check_names(form)
-        return Request(
-            audio=await _file(form, "audio"),
-            video=await _file(form, "video"),
-            text=_words(form),
-        )
-    finally:
-        await form.close()
 
 
 async def _read_json(request: requests.Request, limits: Limits) -> Request:
@@ -121,7 +130,12 @@ def _check_names(form: FormData) -> None:
             raise RequestError("wrong-field", f"{name} is given {names.count(name)} times: send it once")
 
 
-async def _file(form: FormData, name: str) -> bytes | None:
+async def file_of(form: FormData, name: str) -> bytes | None:
+    """The bytes of an uploaded file; None when it is not there.
+
+    Raises:
+        RequestError: it is a plain field.
+    """
     upload = form.get(name)
     if upload is None:
         return None
@@ -130,8 +144,13 @@ async def _file(form: FormData, name: str) -> bytes | None:
     return await upload.read()
 
 
-def _words(form: FormData) -> str | None:
-    words = form.get("text")
+def words_of(form: FormData, name: str) -> str | None:
+    """The words of a plain field; None when it is not there.
+
+    Raises:
+        RequestError: it is a file.
+    """
+    words = form.get(name)
     if isinstance(words, UploadFile):
-        raise RequestError("wrong-field", "text must be a plain field, not a file: `curl -F text='the words'`")
+        raise RequestError("wrong-field", f"{name} must be a plain field, not a file: `curl -F {name}='the words'`")
     return words

@@ -17,8 +17,8 @@ from serving.prediction import ClassPrediction, LabelPrediction, Request, ValueP
 from serving.runtime import Runtime
 from serving.schema import Answer, ClassAnswer, ModelCard, MultilabelAnswer, ValuesAnswer
 from tests.bundles import LABELS, requests, write_bundle
+from tests.endpoint import LIMITS, Endpoint, serve
 from tests.kinds import TASKS
-from tests.test_app import LIMITS, Endpoint, serve
 
 WORDS = "we saw the door"
 

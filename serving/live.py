@@ -1,0 +1,47 @@
+"""What an endpoint serves at one instant, and how its routes ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from serving.prediction import Prediction, Request, RequestError
+
+if TYPE_CHECKING:
+    # PyTorch takes seconds to import, and before the first promotion there is nothing for it to do.
+    from serving.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Live:
+    """What is served at one instant.
+
+    Attributes:
+        runtime: the loaded model; None before the first one.
+        release: its number in the release log; 0 outside of it.
+        refused: why a newer bundle was not loaded; empty when there is none.
+    """
+
+    runtime: Runtime | None = None
+    release: int = 0
+    refused: str = ""
+
+
+Provider = Callable[[], Live]
+
+Judge = Callable[["Runtime", Request], Awaitable[Prediction]]
+"""Decodes a clip and asks the model, within the endpoint's limits on both; raises `RequestError`."""
+
+
+def served(live: Live) -> Runtime:
+    """The loaded model.
+
+    Raises:
+        RequestError: there is none.
+    """
+    if live.runtime is not None:
+        return live.runtime
+    if live.refused:
+        raise RequestError("bundle-refused", live.refused)
+    raise RequestError("no-model", "no model has been promoted yet: run `affect retrain`")

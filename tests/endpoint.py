@@ -1,0 +1,48 @@
+"""A real server on loopback around the app, for the tests of the HTTP contract."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import uvicorn
+
+from serving.app import Live, create_app
+from serving.prediction import Limits
+
+LIMITS = Limits(max_bytes=2_000_000, max_characters=500)
+
+
+@dataclass
+class Endpoint:
+    """A running server and what it serves, which a test may swap."""
+
+    live: Live = field(default_factory=Live)
+    url: str = ""
+
+    def provide(self) -> Live:
+        return self.live
+
+
+@contextlib.contextmanager
+def serve(endpoint: Endpoint) -> Iterator[Endpoint]:
+    """Carry the app with uvicorn on a free port until the block ends."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(create_app(endpoint.provide, limits=LIMITS), log_level="critical", ws="websockets-sansio")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        endpoint.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield endpoint
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
