@@ -1,31 +1,26 @@
 """The HTTP face of a runtime: routes, request ids, problems and metrics. Any ASGI server can carry it.
 
-`create_app` takes a provider: a function that returns what is live at this instant. A request asks it once and
-uses that runtime to its end, so a swap never mixes two models in one answer.
+`create_app` takes a provider: a function that returns what is live at this instant. A request that has been received
+asks it once and uses that runtime to its end, so a swap never mixes two models in one answer.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from anyio import CapacityLimiter
-from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from serving import answering, batch_route, examples, prediction, schema, uploads
-from serving.live import Judge, Live, Provider, served
+from serving.engine import MAX_CLIPS, NUM_DECODERS, Engine, while_connected
+from serving.live import Live, Provider, served
 from serving.observation import METRICS_MEDIA_TYPE, REQUEST_ID_HEADER, Metrics, Observed
 from serving.prediction import RequestError
 from serving.problems import MEDIA_TYPE, problem, responses
 from serving.schema import Answer, Health, ModelCard
-
-if TYPE_CHECKING:
-    # PyTorch takes seconds to import, and before the first promotion there is nothing for it to do.
-    from serving.runtime import Runtime
 
 __all__ = ["Live", "create_app"]
 
@@ -35,6 +30,7 @@ Errors are RFC 9457 problems (`application/problem+json`); `type` is `urn:affect
 No address given by a caller is ever fetched, and uploads never touch the disk."""
 
 _READING: Final = ("malformed", "too-large", "wrong-content-type", "no-modality", "unknown-field", "wrong-field")
+_SERVING: Final = ("overloaded", "no-model", "bundle-refused")
 _FILE: Final = {"type": "string", "format": "binary"}
 _REQUEST_BODY: Final = {
     "required": True,
@@ -60,7 +56,8 @@ def create_app(
     provider: Provider,
     *,
     limits: prediction.Limits | None = None,
-    num_decoders: int = 2,
+    num_decoders: int = NUM_DECODERS,
+    max_clips: int = MAX_CLIPS,
     adds_request_id: bool = True,
 ) -> FastAPI:
     """Build the endpoint.
@@ -69,10 +66,12 @@ def create_app(
         provider: returns what is live; called once a request, on the event loop.
         limits: what a request may carry; the same that the runtime was given.
         num_decoders: requests that are decoded at the same time. The model runs one batch at a time.
+        max_clips: that may be decoded, waiting or judged at once; a request beyond is answered with 429.
         adds_request_id: put `X-Request-ID` on answers; False behind a server that does it itself.
     """
     metrics = Metrics()
     limits = limits or prediction.Limits()
+    engine = Engine(metrics, num_decoders=num_decoders, max_clips=max_clips)
     app = FastAPIOffline(
         title="Crossmodal Affect",
         version="1",
@@ -83,42 +82,32 @@ def create_app(
     )
     app.add_middleware(Observed, metrics=metrics, adds_header=adds_request_id)
     _answer_errors(app, adds_request_id=adds_request_id)
-    judge = _judge(metrics, num_decoders)
-    _add_emotion(app, provider, metrics, judge, limits)
-    batch_route.add(app, provider, judge, limits)
+    _add_emotion(app, provider, metrics, engine, limits)
+    batch_route.add(app, provider, engine, metrics, limits)
     _add_observation(app, provider, metrics, limits)
     return app
 
 
-def _judge(metrics: Metrics, num_decoders: int) -> Judge:
-    decoders, model = CapacityLimiter(num_decoders), CapacityLimiter(1)
-
-    async def judge(runtime: Runtime, asked: prediction.Request) -> prediction.Prediction:
-        with metrics.stage("prepare"):
-            prepared = await run_sync(runtime.prepare, asked, limiter=decoders)
-        with metrics.stage("model"):
-            [judged] = await run_sync(runtime.predict_prepared, [prepared], limiter=model)
-        return judged
-
-    return judge
-
-
-def _add_emotion(app: FastAPI, provider: Provider, metrics: Metrics, judge: Judge, limits: prediction.Limits) -> None:
+def _add_emotion(app: FastAPI, provider: Provider, metrics: Metrics, engine: Engine, limits: prediction.Limits) -> None:
     @app.post(
         "/v1/emotion",
         summary="Judge one clip",
         responses={
-            **responses(*_READING, "empty", "not-media", "truncated", "nothing-usable", "too-long", "no-model"),
+            **responses(*_READING, "empty", "not-media", "truncated", "nothing-usable", "too-long", *_SERVING),
             200: {"content": {"application/json": {"example": examples.ANSWER}}},
         },
         openapi_extra={"requestBody": _REQUEST_BODY},
     )
     async def emotion(request: Request) -> Answer:
-        live = provider()
-        runtime = served(live)
+        served(provider())
+        engine.refuse_if_full()
         with metrics.stage("receive"):
             asked = await uploads.read(request, limits)
-        judged = await judge(runtime, asked)
+        # What is live now: a slow upload must not hold on to a model that was replaced meanwhile.
+        live = provider()
+        runtime = served(live)
+        with engine.admit():
+            judged = await while_connected(request, engine.judge(asked, runtime))
         return answering.answer_of(judged, answering.name_of(runtime.info(), live.release), request.state.request_id)
 
 
@@ -159,13 +148,17 @@ def _answer_errors(app: FastAPI, *, adds_request_id: bool) -> None:
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestError)
-        return respond(request, error.code, str(error))
+        headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+        return respond(request, error.code, str(error), headers)
 
     async def refused_by_router(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = {404: "not-found", 405: "wrong-method"}.get(error.status_code, "malformed")
         detail = f"{request.method} {request.url.path}: {error.detail}; the routes are listed at /docs"
         return respond(request, code, detail, dict(error.headers or {}))
+
+    async def left(request: Request, _error: Exception) -> Response:
+        return respond(request, "gone", "the caller went away before its request had come")
 
     async def failed(request: Request, _error: Exception) -> Response:
         detail = "the endpoint failed: its log has the reason under this request's id"
@@ -175,4 +168,5 @@ def _answer_errors(app: FastAPI, *, adds_request_id: bool) -> None:
 
     app.add_exception_handler(RequestError, refused)
     app.add_exception_handler(HTTPException, refused_by_router)
+    app.add_exception_handler(ClientDisconnect, left)
     app.add_exception_handler(Exception, failed)

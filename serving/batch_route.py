@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any, Final
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI
 from starlette.datastructures import FormData
@@ -15,14 +16,20 @@ from starlette.requests import Request as HttpRequest
 
 from components.clip import MODALITIES
 from serving import answering, examples, uploads
-from serving.live import Judge, Live, Provider, served
+from serving.engine import Engine, while_connected
+from serving.live import Live, Provider, served
+from serving.observation import Metrics
 from serving.prediction import Limits, Request, RequestError
 from serving.problems import problem, responses
 from serving.schema import BatchAnswer, ClipAnswer
 
+if TYPE_CHECKING:
+    # PyTorch takes seconds to import, and before the first promotion there is nothing for it to do.
+    from serving.runtime import Runtime
+
 _PROBLEMS: Final = (
     *("malformed", "too-large", "wrong-content-type", "unknown-field", "wrong-field", "no-modality"),
-    *("no-model", "bundle-refused"),
+    *("overloaded", "no-model", "bundle-refused"),
 )
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FILE: Final = {"type": "string", "format": "binary"}
@@ -47,7 +54,7 @@ _REQUEST_BODY: Final[dict[str, Any]] = {
 }
 
 
-def add(app: FastAPI, provider: Provider, judge: Judge, limits: Limits) -> None:
+def add(app: FastAPI, provider: Provider, engine: Engine, metrics: Metrics, limits: Limits) -> None:
     """Give the app the route."""
 
     @app.post(
@@ -62,18 +69,29 @@ def add(app: FastAPI, provider: Provider, judge: Judge, limits: Limits) -> None:
         openapi_extra={"requestBody": _REQUEST_BODY},
     )
     async def batch(request: HttpRequest) -> BatchAnswer:
+        served(provider())
+        engine.refuse_if_full()
+        with metrics.stage("receive"):
+            clips = await _read(request, limits)
+        # One model for all, the one that is live when they are here.
         live = provider()
-        served(live)
-        clips = await _read(request, limits)
+        runtime = served(live)
         request_id: str = request.state.request_id
-        judged = [_judged(name, clip, live, judge, request_id) for name, clip in clips.items()]
-        return BatchAnswer(request_id=request_id, clips=list(await asyncio.gather(*judged)))
+        with engine.admit(len(clips)):
+            judged = [_judged(name, clip, runtime, live, engine, request_id) for name, clip in clips.items()]
+            answers = await while_connected(request, _all(judged))
+        return BatchAnswer(request_id=request_id, clips=answers)
 
 
-async def _judged(name: str, clip: Request, live: Live, judge: Judge, request_id: str) -> ClipAnswer:
-    runtime = served(live)
+async def _all(judged: list[Coroutine[Any, Any, ClipAnswer]]) -> list[ClipAnswer]:
+    return list(await asyncio.gather(*judged))
+
+
+async def _judged(
+    name: str, clip: Request, runtime: Runtime, live: Live, engine: Engine, request_id: str
+) -> ClipAnswer:
     try:
-        prediction = await judge(runtime, clip)
+        prediction = await engine.judge(clip, runtime)
     except RequestError as error:
         return ClipAnswer(name=name, problem=problem(error.code, str(error), request_id=request_id))
     model = answering.name_of(runtime.info(), live.release)

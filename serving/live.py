@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from serving.prediction import Prediction, Request, RequestError
+from serving.prediction import RequestError
 
 if TYPE_CHECKING:
     # PyTorch takes seconds to import, and before the first promotion there is nothing for it to do.
@@ -29,9 +29,6 @@ class Live:
 
 
 Provider = Callable[[], Live]
-
-Judge = Callable[["Runtime", Request], Awaitable[Prediction]]
-"""Decodes a clip and asks the model, within the endpoint's limits on both; raises `RequestError`."""
 
 
 def served(live: Live) -> Runtime:

@@ -35,11 +35,18 @@ class Metrics:
             buckets=_BUCKETS_S, registry=self.registry,
         )  # fmt: skip
         self.in_progress = Gauge("affect_requests_in_progress", "Requests being answered.", registry=self.registry)
+        self.admitted = Gauge(
+            "affect_clips_admitted", "Clips being decoded, waiting or judged.", registry=self.registry
+        )
+        self.queue = Gauge("affect_queue_clips", "Decoded clips that wait for the model.", registry=self.registry)
+        self.batch_clips = Histogram(
+            "affect_batch_clips", "Clips of one batch of the model.", buckets=(1, 2, 4, 8, 16), registry=self.registry
+        )
         self.model = Gauge("affect_model", "1 for the served model.", ["version", "release"], registry=self.registry)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time one stage of a request: receive, prepare or model."""
+        """Time one stage of a request: receive, wait (for a decoder), prepare; queue and model are timed by batch."""
         with self.seconds.labels(name).time():
             yield
 

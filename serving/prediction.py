@@ -14,11 +14,13 @@ class RequestError(ValueError):
 
     Attributes:
         code: stable short name of the reason, such as no-modality, too-large, not-media.
+        retry_after_s: when asking again makes sense; None where it makes none.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(" ".join(message.split()))
         self.code = code
+        self.retry_after_s = retry_after_s
 
 
 class BundleError(ValueError):

@@ -27,6 +27,8 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "wrong-content-type": (415, "The request's content type is not accepted"),
     "not-found": (404, "There is nothing at this address"),
     "wrong-method": (405, "This address does not take this method"),
+    "overloaded": (429, "The endpoint has as much to do as it may"),
+    "gone": (499, "The caller went away before the answer"),
     "no-model": (503, "No model is being served yet"),
     "bundle-refused": (503, "The newest model could not be loaded, and there is no older one"),
     "internal": (500, "The endpoint failed; this is its fault, not the request's"),

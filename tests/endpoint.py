@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import uvicorn
 
 from serving.app import Live, create_app
+from serving.engine import MAX_CLIPS
 from serving.prediction import Limits
 
 LIMITS = Limits(max_bytes=2_000_000, max_characters=500)
@@ -29,11 +30,11 @@ class Endpoint:
 
 
 @contextlib.contextmanager
-def serve(endpoint: Endpoint) -> Iterator[Endpoint]:
+def serve(endpoint: Endpoint, *, max_clips: int = MAX_CLIPS) -> Iterator[Endpoint]:
     """Carry the app with uvicorn on a free port until the block ends."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(endpoint.provide, limits=LIMITS), log_level="critical", ws="websockets-sansio")
-    server = uvicorn.Server(config)
+    app = create_app(endpoint.provide, limits=LIMITS, max_clips=max_clips)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="websockets-sansio"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

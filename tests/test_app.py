@@ -6,6 +6,8 @@ import json
 import re
 import resource
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -187,7 +189,10 @@ def test_metrics_count_requests_by_what_became_of_them(http: httpx.Client, runti
     assert re.search(r'affect_requests_total\{problem="",route="/v1/emotion",status="200"\} \d', text)
     assert re.search(r'affect_requests_total\{problem="wrong-field",route="/v1/emotion",status="422"\} \d', text)
     assert f'affect_model{{release="3",version="{runtime.version}"}} 1.0' in text
-    for stage in ("receive", "prepare", "model", "total"):
+    assert re.search(r"affect_batch_clips_count [1-9]", text)
+    assert "affect_queue_clips 0.0" in text
+    assert "affect_clips_admitted 0.0" in text
+    for stage in ("receive", "wait", "prepare", "queue", "model", "total"):
         assert f'affect_request_seconds_count{{stage="{stage}"}}' in text
 
 
@@ -217,6 +222,65 @@ def test_without_a_model_it_says_what_to_run() -> None:
         assert client.get("/metrics").status_code == 200
         empty.live = Live(refused="release 1: bundle x cannot be served")
         _problem(client.get("/readyz"), "bundle-refused")
+
+
+def test_beyond_the_limit_requests_are_refused_at_once_and_the_admitted_ones_answered(
+    runtime: Runtime, face: bytes
+) -> None:
+    answers: list[httpx.Response] = []
+    with serve(Endpoint(Live(runtime)), max_clips=2) as busy:
+
+        def ask() -> None:
+            with httpx.Client(base_url=busy.url, timeout=60.0) as client:
+                answers.extend(client.post("/v1/emotion", files={"video": face}) for _ in range(4))
+
+        callers = [threading.Thread(target=ask) for _ in range(8)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        after = httpx.post(f"{busy.url}/v1/emotion", files={"video": face}, timeout=60.0)
+    judged = [answer for answer in answers if answer.status_code == 200]
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert len(judged) >= 2
+    assert refused
+    for answer in refused:
+        assert _problem(answer, "overloaded").status == 429
+        assert 1 <= int(answer.headers["retry-after"]) <= 30
+    [expected] = class_predictions(runtime, [Request(video=face)])
+    for answer in (*judged, after):
+        assert ClassAnswer.model_validate_json(answer.content).probabilities == pytest.approx(
+            expected.probabilities, abs=1e-5
+        )
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_caller_that_hangs_up_is_forgotten(runtime: Runtime, face: bytes, share: float) -> None:
+    """Callers that leave within their body or right after it take no place from those who come after them."""
+    with serve(Endpoint(Live(runtime)), max_clips=1) as busy, httpx.Client(base_url=busy.url, timeout=60.0) as client:
+        host, port = busy.url.removeprefix("http://").split(":")
+        request = client.build_request("POST", "/v1/emotion", files={"video": face})
+        body = request.read()
+        head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+        for number in range(1, 4):
+            with socket.create_connection((host, int(port))) as connection:
+                connection.sendall(f"POST /v1/emotion HTTP/1.1\r\n{head}\r\n".encode() + body[: int(share * len(body))])
+            deadline = time.monotonic() + 60
+            while sum(_ended(client).values()) < number:
+                assert time.monotonic() < deadline
+        if share < 1:
+            assert _ended(client) == {"499": 3}
+        assert "affect_clips_admitted 0.0" in client.get("/metrics").text
+        assert client.post("/v1/emotion", files={"video": face}).status_code == 200
+
+
+def _ended(client: httpx.Client) -> dict[str, int]:
+    """Number of requests to `/v1/emotion` that have ended, by status."""
+    found = re.findall(
+        r'affect_requests_total\{problem="[^"]*",route="/v1/emotion",status="(\d+)"\} (\d+)',
+        client.get("/metrics").text,
+    )
+    return {status: int(number) for status, number in found}
 
 
 def test_a_fault_of_the_endpoint_is_a_problem_without_its_secrets() -> None:

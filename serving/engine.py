@@ -1,0 +1,170 @@
+"""From a request to its prediction: what is admitted, decoded and judged, for all routes of one app.
+
+A route asks `refuse_if_full` before it reads a body, holds `admit` while it works on it, and awaits `judge`:
+
+    engine.refuse_if_full()
+    asked = await uploads.read(request, limits)
+    with engine.admit():
+        prediction = await while_connected(http_request, engine.judge(asked, live.runtime))
+
+Shapes are those of `serving.runtime`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from starlette import requests
+
+from serving.batching import Batches
+from serving.observation import Metrics
+from serving.prediction import Prediction, Prepared, Request, RequestError
+
+if TYPE_CHECKING:
+    # PyTorch takes seconds to import, and before the first promotion there is nothing for it to do.
+    from serving.runtime import Runtime
+
+# Clips that may be decoded, waiting or judged at once; whoever comes beyond is told to come again.
+MAX_CLIPS: Final = 32
+# With the model's thread they keep two processors busy; a third would only take turns with them.
+NUM_DECODERS: Final = 2
+_MAX_RETRY_S: Final = 30
+# Share of the newest clip in the measured time of one.
+_NEWEST: Final = 0.1
+
+_Result = TypeVar("_Result")
+
+Prepare = Callable[["Runtime", Request], Awaitable[Prepared]]
+"""Decodes a request for a runtime, off the event loop; the engine calls it at most `num_decoders` times at once."""
+
+
+class Engine:
+    """Judges requests, and refuses those beyond its limit at once. For one event loop.
+
+    Args:
+        metrics: where stages, the queue and batches are counted.
+        prepare: decodes a request; by default in a thread of this process.
+        num_decoders: requests that are decoded at the same time.
+        max_clips: that may be decoded, waiting or judged at once.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        prepare: Prepare | None = None,
+        num_decoders: int = NUM_DECODERS,
+        max_clips: int = MAX_CLIPS,
+    ) -> None:
+        self.max_clips = max_clips
+        self._metrics = metrics
+        self._prepare = prepare or self._prepare_in_thread
+        self._decoders = asyncio.Semaphore(num_decoders)
+        self._threads = CapacityLimiter(num_decoders)
+        self._batches = Batches(metrics)
+        self._num_clips = 0
+        self._clip_s = 0.1
+        self._busy_since_s = 0.0
+
+    def refuse_if_full(self, num_clips: int = 1) -> None:
+        """Refuse what `admit` would refuse, before its body is read.
+
+        Raises:
+            RequestError: overloaded.
+        """
+        if self._num_clips + num_clips > self.max_clips:
+            raise RequestError(
+                "overloaded",
+                f"{self._num_clips} clips are being worked on, and no more than {self.max_clips} may be: "
+                f"try again in {self._retry_after_s()} s",
+                retry_after_s=self._retry_after_s(),
+            )
+
+    @contextmanager
+    def admit(self, num_clips: int = 1) -> Iterator[None]:
+        """Count clips as being worked on while the block lasts. A caller must not ask for more than `max_clips`.
+
+        Raises:
+            RequestError: overloaded; its `retry_after_s` is when what is admitted now should be done.
+        """
+        self.refuse_if_full(num_clips)
+        if self._num_clips == 0:
+            self._busy_since_s = time.perf_counter()
+        self._num_clips += num_clips
+        self._metrics.admitted.set(self._num_clips)
+        try:
+            yield
+        finally:
+            self._num_clips -= num_clips
+            self._metrics.admitted.set(self._num_clips)
+            self._measure(num_clips)
+
+    async def judge(self, request: Request, runtime: Runtime) -> Prediction:
+        """Decode and judge one request, all by one runtime. Hold `admit` around it.
+
+        Raises:
+            RequestError: it carries nothing, too much, or media that cannot be decoded.
+        """
+        return await self.predict(await self.prepare(request, runtime), runtime)
+
+    async def prepare(self, request: Request, runtime: Runtime) -> Prepared:
+        """Decode one request, as soon as a decoder is free.
+
+        Raises:
+            RequestError: as for `judge`.
+        """
+        with self._metrics.stage("wait"):
+            await self._decoders.acquire()
+        try:
+            with self._metrics.stage("prepare"):
+                return await self._prepare(runtime, request)
+        finally:
+            self._decoders.release()
+
+    async def predict(self, prepared: Prepared, runtime: Runtime) -> Prediction:
+        """Judge what a runtime prepared, in a batch with what else waits for it."""
+        return await self._batches.predict(prepared, runtime)
+
+    async def _prepare_in_thread(self, runtime: Runtime, request: Request) -> Prepared:
+        return await run_sync(runtime.prepare, request, limiter=self._threads)
+
+    def _measure(self, num_clips: int) -> None:
+        """Take the time since the last clip ended, or since there were any, as that of these."""
+        now_s = time.perf_counter()
+        self._clip_s += _NEWEST * ((now_s - self._busy_since_s) / num_clips - self._clip_s)
+        self._busy_since_s = now_s
+
+    def _retry_after_s(self) -> int:
+        return min(_MAX_RETRY_S, max(1, math.ceil(self._num_clips * self._clip_s)))
+
+
+async def while_connected(request: requests.Request, work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Await `work` for a caller whose body is read; when the caller goes away, cancel it and wait for its end.
+
+    Raises:
+        RequestError: gone.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise RequestError("gone", "the caller went away before the answer")
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        # A decoder's thread cannot be cancelled: until it ends, it counts as working.
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _left(request: requests.Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
