@@ -1,7 +1,7 @@
 """The bundle: one folder with all that is needed to predict, to check the prediction, and to say where it is from.
 
-Beside the files that every bundle has, `task.json` says what is asked, and a bundle of several labels has their
-`thresholds.json`.
+Beside the files that every bundle has, `task.json` says what is asked, a bundle of several labels has their
+`thresholds.json`, and one whose faces were found by a YuNet network has that in `face_model.onnx`.
 
 In Hugging Face form, so that `AutoModel.from_pretrained` reads it (after `import components.models.trimodal`).
 Nothing in it is ever unpickled. `python -m components.bundle` is the stage that writes `build/bundle`.
@@ -21,6 +21,7 @@ from components.bundle_files import (
     CARD,
     CONFIG,
     DRIFT_REFERENCE,
+    FACE_MODEL,
     GOLDEN,
     LABELS,
     PREPROCESS,
@@ -126,7 +127,7 @@ def _fill(folder: Path, *, settings: params.Params, requests: tuple[GoldenReques
             raise FileNotFoundError(f"{path} is missing: run `dvc repro {source}` first")
         # By content: DVC may have linked the file read-only into its cache.
         shutil.copyfile(path, folder / name)
-    for name, source in ((TASK, "finetune"), (THRESHOLDS, "evaluation")):
+    for name, source in ((TASK, "finetune"), (THRESHOLDS, "evaluation"), (FACE_MODEL, "features")):
         if (build / source / name).exists():
             shutil.copyfile(build / source / name, folder / name)
     core = predictor.load(folder)

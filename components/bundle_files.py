@@ -15,6 +15,7 @@ PREPROCESS: Final = "preprocess.json"
 TOKENIZER: Final = "tokenizer.json"
 LABELS: Final = "labels.json"
 TASK: Final = "task.json"
+FACE_MODEL: Final = "face_model.onnx"
 THRESHOLDS: Final = "thresholds.json"
 PROVENANCE: Final = "provenance.json"
 GOLDEN: Final = "golden.json"
@@ -23,9 +24,9 @@ CARD: Final = "CARD.md"
 
 FILES: Final = (WEIGHTS, CONFIG, PREPROCESS, TOKENIZER, LABELS, PROVENANCE, GOLDEN, DRIFT_REFERENCE, CARD)
 
-# What is asked, where it is not just one class of several by name, and the thresholds of several labels. A bundle from
-# before there were other tasks has neither, and keeps its version.
-OPTIONAL_FILES: Final = (TASK, THRESHOLDS)
+# What is asked, where it is not just one class of several by name; the thresholds of several labels; the network that
+# finds faces, where it is not OpenCV's own. A bundle from before there were such has none, and keeps its version.
+OPTIONAL_FILES: Final = (TASK, THRESHOLDS, FACE_MODEL)
 
 # Probabilities of the same weights differ by the order of float32 sums, which is far below this.
 GOLDEN_TOLERANCE: Final = 1e-5

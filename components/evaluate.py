@@ -271,7 +271,9 @@ def _extracted(bundle: Predictor, clips: Sequence[Clip], source: ClipSource, fol
 
 
 def _frames(config: params.Features) -> tuple[params.AudioFeatures, params.VideoFeatures, tuple[str, ...], float]:
-    return config.audio, config.video, config.modalities, config.max_duration_s
+    # The digest tells face models apart; each bundle has its file in a folder of its own.
+    video = config.video.model_copy(update={"face_model": None})
+    return config.audio, video, config.modalities, config.max_duration_s
 
 
 if __name__ == "__main__":

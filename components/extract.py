@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from components import task
 from components.clip import SPLITS, Clip
-from components.features import precomputed
+from components.features import face_detectors, precomputed
 from components.features.text import fit_tokenizer, save_tokenizer
 from components.ingest import read_clips, to_clip
 from components.params import Features, load_params
@@ -55,6 +55,7 @@ def extract(clips_folder: Path, target: Path, config: Features) -> None:
         OSError: a shard cannot be written.
     """
     precomputed.check(config)
+    config = config.model_copy(update={"video": face_detectors.identified(config.video)})
     rows = read_clips(clips_folder).to_pylist()
     clips = [to_clip(row) for row in rows]
     shared = open_shared(rows, config)
@@ -63,6 +64,7 @@ def extract(clips_folder: Path, target: Path, config: Features) -> None:
     tokenizer = fit_tokenizer((clip.transcript for clip in clips if clip.split in ("train", "unlabelled")), config.text)
     partial = target.with_name(f"{target.name}.partial").absolute()
     _enter(partial, _digest(clips_folder, config))
+    config = _with_own_face_model(config, partial)
     plans: list[ShardPlan] = []
     for split in SPLITS:
         of_split = [clip for clip in clips if clip.split == split]
@@ -81,7 +83,10 @@ def extract(clips_folder: Path, target: Path, config: Features) -> None:
         )
     summary = {"num_clips": len(clips) - len(skipped), "num_skipped": len(skipped), "num_warnings": num_warnings}
     save_tokenizer(tokenizer, partial / "tokenizer.json")
-    write_atomically(partial / "preprocess.json", config.model_dump_json(indent=2).encode())
+    # The file moves with the folder, so it is named without one.
+    settings = config.model_dump(mode="json")
+    settings["video"]["face_model"] = config.video.face_model and face_detectors.FACE_MODEL
+    write_atomically(partial / "preprocess.json", json.dumps(settings, indent=2).encode())
     task.write(partial, asked)
     write_atomically(partial / "skipped.json", json.dumps([asdict(skip) for skip in skipped], indent=2).encode())
     write_atomically(partial / "summary.json", json.dumps(summary, indent=2, sort_keys=True).encode())
@@ -122,9 +127,18 @@ def _check_skipped(skipped: Sequence[Skipped], num_clips: int) -> None:
         )
 
 
+def _with_own_face_model(config: Features, folder: Path) -> Features:
+    """The settings with a copy of the face model's file, which goes on into the bundle."""
+    if config.video.face_model is None:
+        return config
+    write_atomically(folder / face_detectors.FACE_MODEL, face_detectors.read_face_model(config.video))
+    return face_detectors.placed(config, folder)
+
+
 def _digest(clips_folder: Path, config: Features) -> str:
     """A name for everything that decides what is in the shards."""
-    digest = hashlib.sha256(config.model_dump_json().encode())
+    # The face model counts by its content, wherever it lies.
+    digest = hashlib.sha256(config.model_dump_json(exclude={"video": {"face_model"}}).encode())
     digest.update(repr(task.read(clips_folder)).encode())
     files = [clips_folder / "clips.parquet"]
     for pattern in _CODE:

@@ -138,17 +138,24 @@ class VideoFeatures(Section):
     face_size: int = Field(48, ge=16, description="Side of the face crop in pixels.")
     cell_size: int = Field(8, ge=4, description="Side of a cell of the gradient histograms in pixels.")
     num_orientations: int = Field(6, ge=2)
+    face_model: str | None = Field(
+        None, description="YuNet network that finds faces, an ONNX file by its absolute path; none: OpenCV's cascade."
+    )
+    # Set when a run is prepared, as a corpus's fingerprint.
+    face_model_digest: SkipJsonSchema[str | None] = None
     path: str | None = Field(None, description="Folder of the encoder, as save_pretrained writes it.")
     precomputed: Precomputed | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         own: dict[str, tuple[str, ...]] = {
-            "histogram": ("face_size", "cell_size", "num_orientations"),
-            "encoder": ("path",),
+            "histogram": ("face_size", "cell_size", "num_orientations", "face_model", "face_model_digest"),
+            "encoder": ("path", "face_model", "face_model_digest"),
             "precomputed": ("precomputed",),
         }
         _check_kind(self, self.path, own[self.kind])
+        if self.face_model is not None and not Path(self.face_model).is_absolute():
+            raise ValueError(f"face_model {self.face_model}: a run works in a folder of its own; give an absolute path")
         return self
 
 

@@ -18,7 +18,7 @@ from components import media, models, params, training
 from components import task as tasks
 from components.bundle_files import CONFIG, LABELS, PREPROCESS, THRESHOLDS, TOKENIZER, WEIGHTS
 from components.clip import MODALITIES
-from components.features import ClipFeatures, clip_features
+from components.features import ClipFeatures, clip_features, face_detectors
 from components.features.text import load_tokenizer
 from components.task import Task
 
@@ -108,6 +108,8 @@ def load(folder: Path) -> Predictor:
         tokenizer = load_tokenizer(folder / TOKENIZER)
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise _damaged(folder / TOKENIZER, error) from error
+    # What cannot find faces is told now, not by the first request.
+    face_detectors.identified(features.video)
     model = load_model(folder)
     num_classes = int(model.config.num_classes)
     if num_classes != len(task.labels):
@@ -155,7 +157,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def read_preprocess(path: Path) -> params.Features:
-    """The settings of the features.
+    """The settings of the features; a face model is beside them.
 
     Raises:
         ValueError: the file is missing or damaged.
@@ -164,6 +166,9 @@ def read_preprocess(path: Path) -> params.Features:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise _damaged(path, error) from error
+    video = values.get("video") if isinstance(values, dict) else None
+    if isinstance(video, dict) and video.get("face_model"):
+        video["face_model"] = str(path.parent.absolute() / face_detectors.FACE_MODEL)
     return params.parse(params.Features, values, source=str(path))
 
 

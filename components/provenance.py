@@ -91,10 +91,15 @@ def trace(settings: params.Params, *, synthetic: bool, build: Path) -> Provenanc
 
 
 def params_digest(settings: params.Params) -> str:
-    """Digest of what shapes the weights: neither the gates nor the folder that a corpus lies in do."""
+    """Digest of what shapes the weights: neither the gates nor the folders of corpora and of the face model do."""
     values = settings.model_dump(
         mode="json",
-        exclude={"gates": True, "finetune_on": {"root", "fingerprint"}, "pretrain_on": {"root", "fingerprint"}},
+        exclude={
+            "gates": True,
+            "finetune_on": {"root", "fingerprint"},
+            "pretrain_on": {"root", "fingerprint"},
+            "features": {"video": {"face_model"}},
+        },
     )
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -108,7 +108,7 @@ def _key(row: Mapping[str, Any]) -> str:
 
 
 def _digest(config: Features) -> str:
-    values = config.model_dump(mode="json", exclude={"text", "clips_per_shard"})
+    values = config.model_dump(mode="json", exclude={"text": True, "clips_per_shard": True, "video": {"face_model"}})
     values["modalities"] = sorted(set(config.modalities) - {"text"})
     # An encoder's folder is told by what lies there, as a corpus is.
     folders = [Path(path) for path in (config.audio.path, config.video.path) if path]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from components import datasets
 from components.clip import Clip
-from components.features import precomputed
+from components.features import face_detectors, precomputed
 from components.params import Choices, Corpus, resolve, to_yaml
 from components.settings import PROJECT_ROOT, Settings
 from components.task import Task
@@ -61,7 +61,7 @@ def fingerprinted(choices: Choices) -> Choices:
     """The choices with the digests of what lies outside of the run: the corpora, and features made elsewhere.
 
     Raises:
-        ValueError: a corpus, its task or its folder does not exist.
+        ValueError: a corpus, its task or its folder does not exist, or the face model is missing or none.
     """
     changes = {
         "finetune_on": _fingerprinted(choices.finetune_on, datasets.task_of(choices.finetune_on)),
@@ -143,7 +143,7 @@ def _fingerprinted(corpus: Corpus, asked: Task | None) -> Corpus:
 
 
 def _with_features_fingerprinted(choices: Choices) -> Choices:
-    """The choices with the digest of the precomputed features that they name, which lie outside of the run, too."""
+    """The choices with the digests of the features and the face model that they name, which lie outside of the run."""
     overrides = copy.deepcopy(choices.overrides)
     features = resolve(choices).features
     for name, section in (("audio", features.audio), ("video", features.video)):
@@ -152,6 +152,10 @@ def _with_features_fingerprinted(choices: Choices) -> Choices:
             made = section.precomputed.model_copy(update={"fingerprint": found}).model_dump(mode="json")
             changed = overrides.setdefault("features", {}).setdefault(name, {})
             changed.update({"kind": "precomputed", "precomputed": made})
+    if features.video.face_model is not None:
+        unknown = features.video.model_copy(update={"face_model_digest": None})
+        digest = face_detectors.identified(unknown).face_model_digest
+        overrides.setdefault("features", {}).setdefault("video", {})["face_model_digest"] = digest
     return choices.model_copy(update={"overrides": overrides})
 
 

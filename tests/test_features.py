@@ -145,7 +145,7 @@ def test_louder_speech_is_seen_as_louder() -> None:
 
 def test_face_is_found_and_followed() -> None:
     frames = film(30)
-    track = faces.track_face(frames, times(30))
+    track = faces.track_face(frames, times(30), CONFIG.video)
     assert track is not None
     assert track.is_seen_T.all()
     drift = track.boxes_T3[25, 0] - track.boxes_T3[0, 0]
@@ -232,14 +232,14 @@ def test_of_two_people_the_larger_is_the_speaker() -> None:
     wide = np.full((20, 128, 256), 90, np.uint8)
     wide[:, :, :128] = face((60, 64), 45)
     wide[:, :, 128:] = face((64, 64), 75)
-    track = faces.track_face(wide, times(20))
+    track = faces.track_face(wide, times(20), CONFIG.video)
     assert track is not None
     assert (track.boxes_T3[:, 0] > 128).all()
 
 
 def test_after_a_cut_the_face_is_found_again() -> None:
     frames = np.stack([face((45, 50), 70)] * 10 + [face((85, 75), 80)] * 10)
-    track = faces.track_face(frames, times(20))
+    track = faces.track_face(frames, times(20), CONFIG.video)
     assert track is not None
     assert track.is_seen_T.all()
     assert track.boxes_T3[0, 0] == pytest.approx(45, abs=6)

@@ -11,14 +11,14 @@ Shapes: T frames, K sightings, H and W pixels.
 
 from __future__ import annotations
 
-import functools
-import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from components.features.face_detectors import Box, FaceDetector, detector_of
+from components.params import VideoFeatures
 
 _SEARCH_WIDTH = 320
 _SMALLEST_FACE = 0.2  # of the picture's shorter side
@@ -26,8 +26,6 @@ _SEARCH_EVERY_S = 0.4
 _LOOK_AROUND_EVERY_S = 2.0
 _HOLD_S = 0.5
 _SAME_FACE_OVERLAP = 0.3
-
-Box = tuple[float, float, float]  # centre x, centre y, side, in pixels
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,17 @@ class FaceTrack:
     is_seen_T: NDArray[np.bool_]
 
 
-def track_face(frames_THW: NDArray[np.uint8], frame_times_s: NDArray[np.float64]) -> FaceTrack | None:
+def track_face(
+    frames_THW: NDArray[np.uint8], frame_times_s: NDArray[np.float64], config: VideoFeatures
+) -> FaceTrack | None:
     """Find the speaker's face and follow it; None when there is no face.
 
     Between sightings the box moves evenly, and a box that jumps away and back is replaced by its neighbours' median.
+
+    Raises:
+        ValueError: the detector that `config` names cannot be read.
     """
-    sightings = _of_speaker(_find_paths(frames_THW, frame_times_s))
+    sightings = _of_speaker(_find_paths(frames_THW, frame_times_s, detector_of(config)))
     if not sightings:
         return None
     times_s = frame_times_s[[frame for frame, _ in sightings]]
@@ -79,7 +82,9 @@ class _Path:
         self.area += box[2] ** 2
 
 
-def _find_paths(frames_THW: NDArray[np.uint8], frame_times_s: NDArray[np.float64]) -> list[_Path]:
+def _find_paths(
+    frames_THW: NDArray[np.uint8], frame_times_s: NDArray[np.float64], detector: FaceDetector
+) -> list[_Path]:
     paths: list[_Path] = []
     next_search_s = next_look_s = -np.inf
     num_searches = 0
@@ -91,10 +96,10 @@ def _find_paths(frames_THW: NDArray[np.uint8], frame_times_s: NDArray[np.float64
         live = [path for path in paths if time_s - frame_times_s[path.frames[-1]] <= _LOOK_AROUND_EVERY_S]
         boxes: list[Box] = []
         if time_s < next_look_s - 1e-6:
-            boxes = _search(frames_THW[frame], [path.boxes[-1] for path in live])
+            boxes = _search(frames_THW[frame], [path.boxes[-1] for path in live], detector)
         if not boxes:
             next_look_s = time_s + _LOOK_AROUND_EVERY_S
-            boxes = _search(frames_THW[frame], None)
+            boxes = _search(frames_THW[frame], None, detector)
         for box in boxes:
             path = max(live, key=lambda path: _overlap(path.boxes[-1], box), default=None)
             if path is None or path.frames[-1] == frame or _overlap(path.boxes[-1], box) < _SAME_FACE_OVERLAP:
@@ -115,7 +120,7 @@ def _of_speaker(paths: list[_Path]) -> list[tuple[int, Box]]:
     return sorted(sighting for path in chosen for sighting in zip(path.frames, path.boxes, strict=True))
 
 
-def _search(frame_HW: NDArray[np.uint8], around: list[Box] | None) -> list[Box]:
+def _search(frame_HW: NDArray[np.uint8], around: list[Box] | None, detector: FaceDetector) -> list[Box]:
     """Faces in a frame: everywhere, or one near each of the boxes, of nearly its size."""
     height, width = frame_HW.shape
     scale = min(1.0, _SEARCH_WIDTH / width)
@@ -124,46 +129,18 @@ def _search(frame_HW: NDArray[np.uint8], around: list[Box] | None) -> list[Box]:
         small_size = (max(1, round(width * scale)), max(1, round(height * scale)))
         frame_HW = np.asarray(cv2.resize(frame_HW, small_size, interpolation=cv2.INTER_AREA), np.uint8)
     if around is None:
-        return [_scaled(box, 1 / scale) for box in _detect(frame_HW, smallest, 0, size_step=1.1)]
+        return [_scaled(box, 1 / scale) for box in detector.find(frame_HW, smallest, 0, size_step=1.1)]
     found: list[Box] = []
     for box in around:
         centre_x, centre_y, side = _scaled(box, scale)
         left, top = max(0, int(centre_x - side)), max(0, int(centre_y - side))
         region_HW = frame_HW[top : int(centre_y + side) + 1, left : int(centre_x + side) + 1]
-        near = _detect(region_HW, int(side * 0.75), int(side * 1.35), size_step=1.15)
+        near = detector.find(region_HW, int(side * 0.75), int(side * 1.35), size_step=1.15)
         if near:
             here = (centre_x - left, centre_y - top, side)
             x, y, new_side = max(near, key=lambda candidate: _overlap(candidate, here))
             found.append(_scaled((left + x, top + y, new_side), 1 / scale))
     return found
-
-
-def _detect(picture_HW: NDArray[np.uint8], smallest: int, largest: int, *, size_step: float) -> list[Box]:
-    """Faces between two sizes (largest 0: any), sizes tried in steps of that factor."""
-    if min(picture_HW.shape) < smallest:
-        return []
-    corners = _cascades.face.detectMultiScale(
-        np.ascontiguousarray(picture_HW),
-        scaleFactor=size_step,
-        minNeighbors=4,
-        minSize=(smallest, smallest),
-        maxSize=(largest, largest),
-    )
-    return sorted((x + side / 2, y + side / 2, float(side)) for x, y, side, _ in np.asarray(corners).tolist())
-
-
-class _Cascades(threading.local):
-    """OpenCV's face cascade, one a thread, because it keeps its working memory inside."""
-
-    @functools.cached_property
-    def face(self) -> cv2.CascadeClassifier:
-        # More threads find the same faces in another order, and Ray and the server have one process a core.
-        cv2.setNumThreads(1)
-        folder = Path(cv2.__file__).parent / "data"
-        return cv2.CascadeClassifier(str(folder / "haarcascade_frontalface_default.xml"))
-
-
-_cascades = _Cascades()
 
 
 def _scaled(box: Box, factor: float) -> Box:

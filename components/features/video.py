@@ -48,7 +48,7 @@ def describe(
     Without a face anywhere the result has no steps and the share is 0. Frames in which the face is out of sight
     are rows of zeros.
     """
-    track = track_face(frames_THW, frame_times_s)
+    track = track_face(frames_THW, frame_times_s, config)
     if track is None:
         return np.zeros((0, video_width(config)), np.float16), 0.0
     side = _crop_side(config)
