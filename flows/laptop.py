@@ -164,7 +164,9 @@ def _start_prefect(settings: Settings) -> None:
 def _start_ray(settings: Settings) -> None:
     shutil.rmtree(settings.ray_folder, ignore_errors=True)
     settings.ray_folder.mkdir(parents=True)
-    free = [str(processes.free_port(settings.host)) for _ in range(5)]
+    # Those that the user chose are not bound yet, and must stay free.
+    chosen = (settings.prefect_port, settings.ray_port, settings.dashboard_port, settings.serve_port)
+    free = [str(port) for port in processes.free_ports(5, settings.host, besides=chosen)]
     processes.start(
         "ray",
         [

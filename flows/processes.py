@@ -11,7 +11,7 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -117,11 +117,18 @@ def require_free_port(port: int, what: str, variable: str, host: str) -> None:
             ) from error
 
 
-def free_port(host: str) -> int:
-    """A port that nothing listens on at this moment."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+def free_ports(number: int, host: str, *, besides: Collection[int] = ()) -> list[int]:
+    """Different ports that nothing listens on at this moment, none of them in `besides`."""
+    with contextlib.ExitStack() as held:
+        ports: list[int] = []
+        # Each stays bound until all are found, so that none is handed out twice.
+        while len(ports) < number:
+            probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            probe.bind((host, 0))
+            port = int(probe.getsockname()[1])
+            if port not in besides:
+                ports.append(port)
+        return ports
 
 
 def wait_until(ready: Callable[[], bool], role: str, settings: Settings, timeout_s: float) -> None:

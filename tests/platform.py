@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.processes import free_ports
 from tests.conftest import REPOSITORY
 
 BIN = Path(sys.executable).parent
@@ -73,14 +73,7 @@ class Platform:
 
 def new_platform(home: Path) -> Platform:
     """A platform that is not started yet."""
-    sockets = []
-    for _ in range(4):
-        probe = socket.socket()
-        probe.bind(("127.0.0.1", 0))
-        sockets.append(probe)
-    ports = [int(probe.getsockname()[1]) for probe in sockets]
-    for probe in sockets:
-        probe.close()
+    ports = free_ports(4, "127.0.0.1")
     return Platform(home, dict(zip(("prefect", "ray", "dashboard", "serve"), ports, strict=True)))
 
 
