@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from components import models
-from components.features.audio import audio_step_s
+from components.features.audio import audio_step_s, frames_per_step
 from components.features.video import video_step_s
 from components.params import Recipe
 
@@ -22,6 +22,7 @@ def sizes(recipe: Recipe, widths: tuple[int, int], *, vocabulary_size: int) -> d
         "audio_features": widths[0],
         "video_features": widths[1],
         "vocabulary_size": vocabulary_size,
+        "audio_frames_per_step": frames_per_step(recipe.features.audio),
         "audio_step_s": audio_step_s(recipe.features.audio),
         "video_step_s": video_step_s(recipe.features.video),
         "modalities": modalities,

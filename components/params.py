@@ -113,6 +113,7 @@ class AudioFeatures(Section):
     num_mels: int = Field(40, ge=8, le=128)
     window_s: float = Field(0.025, gt=0)
     hop_s: float = Field(0.010, gt=0)
+    pitch: bool = Field(False, description="Beside the bands of a frame, how high the voice is and how voiced.")
     stack: int = Field(4, ge=1, description="Frames joined into one step: 4 hops of 10 ms are 25 steps a second.")
     path: str | None = Field(None, description="Folder of the encoder, as save_pretrained writes it.")
     precomputed: Precomputed | None = None
@@ -120,7 +121,7 @@ class AudioFeatures(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         own: dict[str, tuple[str, ...]] = {
-            "log_mel": ("num_mels", "window_s", "hop_s", "stack"),
+            "log_mel": ("num_mels", "window_s", "hop_s", "pitch", "stack"),
             "waveform": (),
             "encoder": ("path",),
             "precomputed": ("precomputed",),

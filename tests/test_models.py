@@ -16,7 +16,7 @@ from components import models
 from components.batches import Batch, collate, in_order
 from components.clip import MODALITIES, Modality
 from components.models.layers import dynamics, statistics_pooling
-from components.models.summary import SummaryHead
+from components.models.summary import MaskedFrames, Summarised, SummaryHead
 from components.models.trimodal import TrimodalModel, TrimodalOutput
 from tests.toy_clips import NUM_CLASSES, ToyClips, toy_model
 
@@ -164,19 +164,29 @@ def test_dynamics_are_those_of_a_slow_loop() -> None:
         np.testing.assert_allclose(found_S, np.concatenate(expected), atol=1e-12)
 
 
+def test_frames_within_a_step_are_summarised_one_by_one() -> None:
+    x_BTF = torch.randn(3, 12, 2, dtype=torch.float64)
+    seen_BT = torch.arange(12) < torch.tensor([[12], [8], [4]])
+    stacked = MaskedFrames(x_BTF.reshape(3, 3, 8), seen_BT[:, ::4])
+    expected_BS = dynamics(x_BTF, seen_BT, (1, 4))
+    how = Summarised(width=8, frames_per_step=4, scales=(1, 4))
+    assert how.num_entries == expected_BS.shape[1]
+    torch.testing.assert_close(how.summary(stacked), expected_BS)
+
+
 def test_summaries_are_standardised_over_the_clips_that_have_them() -> None:
     model = toy_model()
     assert isinstance(model, TrimodalModel)
     clips = ToyClips(40)
     model.learn_summaries(each.inputs() for each in in_order(clips, batch_size=7))
     head = _linear_part(model)
-    num_audio = 5 * model.config.audio_features
+    num_audio = 7 * model.config.audio_features
     audio_NS = torch.stack(
         [
             dynamics(
                 model.normalised_audio(torch.from_numpy(clip.audio_TF[None]).float()),
                 torch.ones(1, len(clip.audio_TF), dtype=torch.bool),
-                (1, 4),
+                (1, 4, 16),
             )[0]
             for clip in clips.clips
         ]

@@ -69,7 +69,7 @@ def test_another_kind_of_features_begins_with_its_own_defaults() -> None:
     assert resolve(choices).features.audio == AudioFeatures(kind="waveform")
     # The same kind keeps what the recipe says.
     same = with_setting(Choices(recipe="quick"), "features.audio={kind: log_mel, num_mels: 20}")
-    assert resolve(same).features.audio == AudioFeatures(num_mels=20, stack=8)
+    assert resolve(same).features.audio == AudioFeatures(num_mels=20, stack=8, pitch=True)
 
 
 def test_the_audiovisual_recipe_runs_on_what_is_built_in() -> None:

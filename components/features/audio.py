@@ -6,7 +6,7 @@ how many there are. The level is kept: how loud somebody speaks is a cue, so not
 Instead one fixed affine map, the same for every clip, brings the logarithms of speech near zero mean and unit
 variance.
 
-Shapes: S samples, N frames, K frequency bins, M mel bands, T steps, F features: M * stack of the filter banks.
+Shapes: S samples, N frames, K frequency bins, M mel bands, T steps, F features of a step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import scipy.sparse
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from components.features import encoders
+from components.features import encoders, pitch
 from components.params import AudioFeatures
 
 LOWEST_HZ = 40.0
@@ -30,6 +30,7 @@ LOG_CENTRE = -14.0
 LOG_SCALE = 5.0
 
 _BLOCK_STEPS = 24
+_PITCH_WIDTH = 2
 _POINTS_PER_BIN = 32
 
 
@@ -41,7 +42,12 @@ def audio_width(config: AudioFeatures) -> int:
         return 1
     if config.kind == "encoder":
         return _encoder(config).width
-    return config.num_mels * config.stack
+    return (config.num_mels + (_PITCH_WIDTH if config.pitch else 0)) * config.stack
+
+
+def frames_per_step(config: AudioFeatures) -> int:
+    """Frames that are stacked in one step, one behind the other."""
+    return config.stack if config.kind == "log_mel" else 1
 
 
 def audio_step_s(config: AudioFeatures) -> float:
@@ -64,7 +70,19 @@ def describe_sound(waveform_S: NDArray[np.float32], config: AudioFeatures) -> ND
         return waveform_S[:, None].astype(np.float16)
     if config.kind == "encoder":
         return encoders.encode_speech(waveform_S, config.path or "", sample_rate_hz=config.sample_rate_hz)
-    return log_mel(waveform_S, config)
+    return filter_banks(waveform_S, config)
+
+
+def filter_banks(waveform_S: NDArray[np.float32], config: AudioFeatures) -> NDArray[np.float16]:
+    """Log-mel bands and, with `config.pitch`, the voice's pitch in the same frames: (T, F), frame behind frame."""
+    mel_TF = log_mel(waveform_S, config)
+    if not config.pitch:
+        return mel_TF
+    hop, num_frames = _hop_samples(config), len(mel_TF) * config.stack
+    centres_N = np.arange(num_frames) * hop + _window_samples(config) // 2
+    pitch_N2 = pitch.pitch(waveform_S, centres_N, sample_rate_hz=config.sample_rate_hz)
+    frames = [mel_TF.reshape(num_frames, config.num_mels), pitch_N2.astype(np.float16)]
+    return np.concatenate(frames, axis=1).reshape(len(mel_TF), audio_width(config))
 
 
 def num_audio_steps(num_samples: int, config: AudioFeatures) -> int:
@@ -73,7 +91,7 @@ def num_audio_steps(num_samples: int, config: AudioFeatures) -> int:
 
 
 def log_mel(waveform_S: NDArray[np.float32], config: AudioFeatures) -> NDArray[np.float16]:
-    """Filter banks of a waveform: (T, F) float16, F = `audio_width`, T = `num_audio_steps`.
+    """Filter banks of a waveform: (T, M * stack) float16, T = `num_audio_steps`.
 
     Frame n covers `window_s` from sample n * hop on, under a Hann window; `stack` frames in order make a step.
     A value is (ln(p) - LOG_CENTRE) / LOG_SCALE with p the mean power in the band, so that white noise of variance
@@ -84,7 +102,7 @@ def log_mel(waveform_S: NDArray[np.float32], config: AudioFeatures) -> NDArray[n
         config: rates and sizes.
     """
     num_steps = num_audio_steps(len(waveform_S), config)
-    features_TF = np.empty((num_steps, audio_width(config)), np.float16)
+    features_TF = np.empty((num_steps, config.num_mels * config.stack), np.float16)
     if num_steps == 0:
         return features_TF
     hop, window_K = _hop_samples(config), _hann(_window_samples(config))

@@ -10,12 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.models.layers import dynamics
+
+# A step of Adam moves a weight by the learning rate, whatever its input: on a few hundred clips the weights of the
+# linear part would not come far enough at a rate that suits the transformer.
+_GAIN: Final = 3.0
 
 
 @dataclass(frozen=True)
@@ -33,18 +38,42 @@ class MaskedFrames:
         return MaskedFrames(x_BTF.reshape(-1, num_steps, x_BTF.shape[2]), seen_BT.reshape(-1, num_steps))
 
 
+@dataclass(frozen=True)
+class Summarised:
+    """How the frames of one modality are summarised.
+
+    Attributes:
+        width: features of a step.
+        frames_per_step: frames of which a step consists, one behind the other: what moves within a step counts too.
+        scales: in frames; see `dynamics`.
+    """
+
+    width: int
+    frames_per_step: int
+    scales: tuple[int, ...]
+
+    @property
+    def num_entries(self) -> int:
+        """Numbers that a clip is summarised in."""
+        return (1 + 2 * len(self.scales)) * (self.width // self.frames_per_step)
+
+    def summary(self, steps: MaskedFrames) -> Tensor:
+        """(B, S) dynamics of the frames."""
+        batch, num_steps, _ = steps.x_BTF.shape
+        x_BTF = steps.x_BTF.reshape(batch, num_steps * self.frames_per_step, self.width // self.frames_per_step)
+        return dynamics(x_BTF, steps.seen_BT.repeat_interleave(self.frames_per_step, dim=1), self.scales)
+
+
 class SummaryHead(nn.Module):
     """Scores of the classes, linear in the standardised dynamics of audio and video and in the mean word."""
 
     mean_S: Tensor
     deviation_S: Tensor
 
-    def __init__(
-        self, widths: Sequence[int], word_width: int, num_classes: int, *, scales: Sequence[int], dropout: float
-    ) -> None:
+    def __init__(self, modalities: Sequence[Summarised], word_width: int, num_classes: int, *, dropout: float) -> None:
         super().__init__()
-        self.scales = tuple(scales)
-        num_entries = (1 + 2 * len(scales)) * sum(widths)
+        self.modalities = tuple(modalities)
+        num_entries = sum(each.num_entries for each in modalities)
         self.register_buffer("mean_S", torch.zeros(num_entries))
         self.register_buffer("deviation_S", torch.ones(num_entries))
         self.dropout = nn.Dropout(dropout)
@@ -55,7 +84,7 @@ class SummaryHead(nn.Module):
         summary_BS, there_BS = self._summaries(frames)
         standard_BS = torch.where(there_BS, (summary_BS - self.mean_S) / self.deviation_S, 0.0)
         scores_BC: Tensor = self.scores(self.dropout(torch.cat([standard_BS, words_BD], dim=1)))
-        return scores_BC
+        return _GAIN * scores_BC
 
     def learn(self, batches: Iterable[Sequence[MaskedFrames]]) -> None:
         """Store the mean and deviation of each entry over the clips that have its modality."""
@@ -74,7 +103,7 @@ class SummaryHead(nn.Module):
 
     def _summaries(self, frames: Sequence[MaskedFrames]) -> tuple[Tensor, Tensor]:
         """(B, S) dynamics of all modalities, and which entries belong to a modality that the clip has."""
-        parts = [dynamics(each.x_BTF, each.seen_BT, self.scales) for each in frames]
+        parts = [how.summary(each) for how, each in zip(self.modalities, frames, strict=True)]
         there = [
             each.seen_BT.any(dim=1, keepdim=True).expand_as(part) for each, part in zip(frames, parts, strict=True)
         ]

@@ -38,7 +38,7 @@ from components.models.layers import (
     statistics_pooling,
     valid_steps,
 )
-from components.models.summary import MaskedFrames, SummaryHead
+from components.models.summary import MaskedFrames, Summarised, SummaryHead
 
 _VIEW_WIDTH: Final = 64
 _VIEW_TEMPERATURE: Final = 0.1
@@ -51,6 +51,8 @@ class TrimodalConfig(SystemConfig):  # type: ignore[no-untyped-call]  # transfor
         summary: whether there is a linear part beside the transformer.
         matching: whether views can be matched in pre-training.
         linear_head: mean over time and one layer, instead of mean and deviation and two layers.
+        audio_frames_per_step: frames that a step of audio consists of, one behind the other.
+        audio_scales, video_scales: of the linear part, in frames; see `layers.dynamics`.
     """
 
     model_type = "affect_trimodal"
@@ -73,8 +75,10 @@ class TrimodalConfig(SystemConfig):  # type: ignore[no-untyped-call]  # transfor
     summary: bool = True
     matching: bool = True
     linear_head: bool = False
-    summary_scales: list[int] | tuple[int, ...] = (1, 4)
-    summary_dropout: float = 0.5
+    audio_frames_per_step: int = 1
+    audio_scales: list[int] | tuple[int, ...] = (1, 4, 16)
+    video_scales: list[int] | tuple[int, ...] = (1, 4)
+    summary_dropout: float = 0.3
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -151,10 +155,12 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         self.summary_head: SummaryHead | None = None
         if config.summary:
             self.summary_head = SummaryHead(
-                (config.audio_features, config.video_features),
+                (
+                    Summarised(config.audio_features, config.audio_frames_per_step, tuple(config.audio_scales)),
+                    Summarised(config.video_features, 1, tuple(config.video_scales)),
+                ),
                 width,
                 config.num_classes,
-                scales=config.summary_scales,
                 dropout=config.summary_dropout,
             )
         self.decoder = _Decoder(config)

@@ -12,8 +12,9 @@ from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from components.features.audio import frames_per_step
 from components.metrics import Interval, Outcomes, bootstrap_by_speaker, paired_bootstrap, weighted_accuracy_of
-from components.params import Choices, Corpus, with_setting
+from components.params import AudioFeatures, Choices, Corpus, resolve, with_setting
 from components.settings import PROJECT_ROOT
 from components.shards import ShardSet, open_split
 from tests.benchmarks.pipeline import build, one_ray, outcomes, pooled
@@ -41,7 +42,7 @@ def measure(tell: Callable[[str], None]) -> list[Result]:
             choices = with_setting(choices, f"ingest.test_speakers=[{', '.join(actors)}]")
             folder = build(choices, settings, until="evaluate")
             tuned.append(outcomes(folder))
-            ridge.append(_ridge(folder / "features"))
+            ridge.append(_ridge(folder / "features", resolve(choices).features.audio))
             accuracy = [
                 float(bootstrap_by_speaker(part[-1], metric=weighted_accuracy_of).value) for part in (tuned, ridge)
             ]
@@ -49,16 +50,18 @@ def measure(tell: Callable[[str], None]) -> list[Result]:
     return _results(tuned, ridge)
 
 
-def clip_statistics(source: ShardSet) -> NDArray[np.float64]:
-    """Mean and deviation of each log-mel band over a clip, (N, 2F)."""
+def clip_statistics(source: ShardSet, config: AudioFeatures) -> NDArray[np.float64]:
+    """Mean and deviation of each log-mel band over the frames of a clip, (N, 2 M)."""
     rows = []
     for index in range(len(source)):
-        audio_TF = source.features(index).audio_TF.astype(np.float64)
-        rows.append(np.concatenate([audio_TF.mean(axis=0), audio_TF.std(axis=0)]))
+        steps_TF = source.features(index).audio_TF.astype(np.float64)
+        # What stands behind the bands of a frame, such as its pitch, is none of the baseline's.
+        bands_NM = steps_TF.reshape(len(steps_TF) * frames_per_step(config), -1)[:, : config.num_mels]
+        rows.append(np.concatenate([bands_NM.mean(axis=0), bands_NM.std(axis=0)]))
     return np.stack(rows)
 
 
-def _ridge(features: Path) -> Outcomes:
+def _ridge(features: Path, config: AudioFeatures) -> Outcomes:
     """Ridge on train and validation actors, its strength chosen by leaving one of them out in turn."""
     known, held_out = open_split(features, "train", "validation"), open_split(features, "test")
     search = GridSearchCV(
@@ -66,8 +69,8 @@ def _ridge(features: Path) -> Outcomes:
         {"ridgeclassifier__alpha": _ALPHAS},
         cv=LeaveOneGroupOut(),
     )
-    search.fit(clip_statistics(known), known.labels_NC.argmax(axis=1), groups=known.speaker_ids)
-    predicted_N = search.predict(clip_statistics(held_out)).astype(np.int64)
+    search.fit(clip_statistics(known, config), known.labels_NC.argmax(axis=1), groups=known.speaker_ids)
+    predicted_N = search.predict(clip_statistics(held_out, config)).astype(np.int64)
     actual_N = held_out.labels_NC.argmax(axis=1).astype(np.int64)
     return Outcomes(actual_N, predicted_N, held_out.speaker_ids, held_out.labels_NC.shape[1])
 
