@@ -78,11 +78,12 @@ class Job:
 
 @dataclass(frozen=True)
 class _Part:
-    """What a worker gets: the job, and where its states go."""
+    """What a worker gets: the job, where its states go, and how many threads it may use (0: its share of the node)."""
 
     job: Job
     storage: Storage
     use_gpu: bool
+    num_threads: int
 
 
 def train(job: Job) -> TrainingState:
@@ -101,7 +102,7 @@ def train(job: Job) -> TrainingState:
     use_gpu, resources = _resources(job)
     trainer = TorchTrainer(
         _work,  # type: ignore[arg-type]  # Ray hands over any dictionary
-        train_loop_config={"part": _Part(job, storage, use_gpu)},
+        train_loop_config={"part": _Part(job, storage, use_gpu, settings.load().train_threads)},
         scaling_config=ray.train.ScalingConfig(
             num_workers=job.num_workers, use_gpu=use_gpu, resources_per_worker=resources
         ),
@@ -185,7 +186,7 @@ def _work(config: dict[str, _Part]) -> Exception | None:
     """What each worker runs. An error that all of them meet at once is handed back, without Ray's tracebacks."""
     part = config["part"]
     job, group = part.job, _Workers()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.num_workers))
+    torch.set_num_threads(part.num_threads or max(1, (os.cpu_count() or 1) // job.num_workers))
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = ray.train.torch.get_device()
     try:

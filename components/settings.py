@@ -44,6 +44,9 @@ class Settings(BaseSettings):
         default=False,
         description="Keep each clip's frames for other runs on these recordings, as a study does; doubles their disk.",
     )
+    train_threads: int = Field(
+        default=0, ge=0, description="Threads of one training process; 0: the node's processors over its workers."
+    )
     commit: str = Field(default="", description="Commit of the code when there is no git, as in an image.")
 
     def model_post_init(self, _context: object) -> None:

@@ -79,6 +79,10 @@ class Condition:
     def modality_name(self) -> str:
         return "+".join(self.modalities)
 
+    def singles(self) -> tuple[Condition, ...]:
+        """The same learner on each of the modalities alone."""
+        return tuple(Condition((name,), self.label_share, self.learner) for name in self.modalities)
+
     def beside(self, learner: Learner) -> Condition:
         """The same with another learner."""
         return Condition(self.modalities, self.label_share, learner)

@@ -99,12 +99,19 @@ def carry_out(prepared: Prepared, settings: Settings, tell: Tell) -> None:
         return
     compute.connect(code=PROJECT_ROOT)
     address = settings.ray_address or str(ray.get_runtime_context().gcs_address)
-    choices = prepared.choices
+    choices, num_cpus = prepared.choices, compute.num_cpus()
+    parallel = choices.parallel or max(1, num_cpus // choices.workers_per_run)
+    shared = {
+        "ray_address": address,
+        # Folds and seeds differ in who is in which part; what a clip looks and sounds like stays.
+        "share_frames": True,
+        # Threads of runs beside each other would wait for one another's turn, each on a processor of its own.
+        "train_threads": max(1, num_cpus // (parallel * choices.workers_per_run)),
+    }
     crew = _Crew(
         folders={name: workspace.folder for name, workspace in prepared.workspaces.items()},
-        # Folds and seeds differ in who is in which part; what a clip looks and sounds like stays.
-        settings=settings.model_copy(update={"ray_address": address, "share_frames": True}),
-        parallel=choices.parallel or max(1, compute.num_cpus() // choices.workers_per_run),
+        settings=settings.model_copy(update=shared),
+        parallel=parallel,
     )
     needed = {key for job in jobs for key in job.waits_for}
     for number, ended in enumerate(crew.work(jobs), start=1):

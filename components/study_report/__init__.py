@@ -49,9 +49,16 @@ def build(study: Study, outcomes: Sequence[tuple[StudyRun, RunRecord | None]]) -
         ]
         for better, worse in _COMPARED
     )
+    beside_single = [
+        difference(each, single, figures)
+        for each in conditions
+        if len(each.condition.modalities) > 1 and each.condition.learner != "ridge"
+        for single in conditions
+        if single.condition in each.condition.singles()
+    ]
     published = references(study.choices.finetune_on.dataset)
     figure = headline(figures, published, study.choices.recipe, asked)
-    content = Content(study, results, conditions, gains, beside_ridge, published, asked, figures, figure)
+    content = Content(study, results, conditions, gains, beside_ridge, beside_single, published, asked, figures, figure)
     title = f"{study.choices.recipe} on {study.choices.finetune_on.dataset}"
     html = page(
         title,
@@ -61,6 +68,7 @@ def build(study: Study, outcomes: Sequence[tuple[StudyRun, RunRecord | None]]) -
         sections.results(content),
         sections.pretraining(content),
         sections.ridge(content),
+        sections.fusion(content),
         sections.curves(content),
         sections.by_label(content),
         sections.contributions(content),
@@ -94,6 +102,7 @@ def _plain(content: Content) -> dict[str, Any]:
         ],
         "gains": [_compared(each) for each in content.gains],
         "beside_ridge": [_compared(each) for each in content.beside_ridge],
+        "beside_single": [_compared(each) for each in content.beside_single],
     }
 
 
@@ -101,6 +110,7 @@ def _compared(each: Difference) -> dict[str, Any]:
     return {
         "name": tables.condition_name(each.better, learner=False),
         "modalities": list(each.better.modalities),
+        "worse_modalities": list(each.worse.modalities),
         "label_share": each.better.label_share,
         "better": each.better.learner,
         "worse": each.worse.learner,

@@ -26,6 +26,7 @@ class Content:
     conditions: list[ConditionResult]
     gains: list[Difference]
     beside_ridge: list[Difference]
+    beside_single: list[Difference]
     published: list[Reference]
     asked: Task | None
     figures: tuple[Figure, ...]
@@ -146,6 +147,12 @@ def ridge(content: Content) -> Html:
         tables.ridge_table(content.conditions, content.beside_ridge, content.figures),
         name="ridge",
     )
+
+
+def fusion(content: Content) -> Html:
+    if not content.beside_single:
+        return Html("")
+    return section("Together and alone", tables.fusion_table(content.beside_single, content.figures), name="fusion")
 
 
 def curves(content: Content) -> Html:

@@ -106,6 +106,21 @@ def ridge_table(
     )
 
 
+def fusion_table(differences: Sequence[Difference], figures: Sequence[Figure]) -> Html:
+    """Systems trained on several modalities beside those trained on one of them."""
+    rows = []
+    for each in differences:
+        cells = [difference_cell(each, figure) for figure in figures]
+        name = f"{condition_name(each.better)} minus {each.worse.modality_name} alone"
+        rows.append(("" if each.figures else "failed", [name, *cells, f"{each.num_pairs} of {each.num_planned}"]))
+    return table(
+        ["", *(f"#{figure.title}" for figure in figures), "pairs of runs"],
+        rows,
+        caption="Points, with 95 % intervals by a paired bootstrap over speakers. Each side is a system of its own, "
+        "trained on those modalities.",
+    )
+
+
 def label_table(conditions: Sequence[ConditionResult], by_label: Mapping[str, Figure]) -> Html:
     """Each condition label by label."""
     rows: list[tuple[str, Sequence[object]]] = []
