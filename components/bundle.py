@@ -32,6 +32,7 @@ from components.bundle_files import (
 )
 from components.datasets import synthetic
 from components.drift import DriftReference
+from components.features.text import unknown_id
 from components.golden import Golden, GoldenRequest
 from components.predictor import Predictor
 from components.provenance import Provenance
@@ -148,9 +149,12 @@ def _describe_inputs(core: Predictor, build: Path) -> DriftReference:
     validation = shards.open_split(build / "features", "validation")
     clips = [train.features(index) for index in range(len(train))]
     answers_NC = core.answers([validation.features(index) for index in range(len(validation))])
+    unknown = unknown_id(core.tokenizer)
     if core.task.kind == "values":
-        return drift.describe(clips, np.zeros(0, dtype=np.float32), drift.columns_of(list(answers_NC)))
-    return drift.describe(clips, _shares(core, answers_NC))
+        return drift.describe(
+            clips, np.zeros(0, dtype=np.float32), drift.columns_of(list(answers_NC)), unknown_id=unknown
+        )
+    return drift.describe(clips, _shares(core, answers_NC), unknown_id=unknown)
 
 
 def _shares(core: Predictor, answers_NC: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -90,26 +90,35 @@ def load(path: Path) -> DriftReference:
         raise ValueError(f"no drift reference: {' '.join(str(error).split())}") from error
 
 
-def summarise(features: ClipFeatures) -> dict[Modality, NDArray[np.float32]]:
-    """One row of numbers for each modality that the clip has."""
+def summarise(features: ClipFeatures, *, unknown_id: int | None = UNKNOWN_ID) -> dict[Modality, NDArray[np.float32]]:
+    """One row of numbers for each modality that the clip has; of words, their number and the share of unknown ones.
+
+    Args:
+        features: of the clip.
+        unknown_id: the tokenizer's own; None where it knows every word.
+    """
     rows: dict[Modality, NDArray[np.float32]] = {}
     if len(features.audio_TF):
         rows["audio"] = features.audio_TF.mean(axis=0, dtype=np.float32)
     if len(features.video_TF):
         rows["video"] = features.video_TF.mean(axis=0, dtype=np.float32)
     if num_words := len(features.word_ids_T):
-        unknown_share = float(np.mean(features.word_ids_T == UNKNOWN_ID))
+        unknown_share = 0.0 if unknown_id is None else float(np.mean(features.word_ids_T == unknown_id))
         rows["text"] = np.array([num_words, unknown_share], dtype=np.float32)
     return rows
 
 
 def describe(
-    clips: Sequence[ClipFeatures], class_shares_C: NDArray[np.float32], values: Columns | None = None
+    clips: Sequence[ClipFeatures],
+    class_shares_C: NDArray[np.float32],
+    values: Columns | None = None,
+    *,
+    unknown_id: int | None = UNKNOWN_ID,
 ) -> DriftReference:
     """The reference that these training clips make, with what was answered on others."""
     rows: dict[Modality, list[NDArray[np.float32]]] = {modality: [] for modality in MODALITIES}
     for clip in clips:
-        for modality, row in summarise(clip).items():
+        for modality, row in summarise(clip, unknown_id=unknown_id).items():
             rows[modality].append(row)
     return DriftReference({name: columns_of(found) for name, found in rows.items()}, class_shares_C, values)
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
-from tokenizers.models import WordPiece
+from tokenizers.models import BPE, Unigram, WordPiece
 from transformers import ViTConfig, ViTModel, Wav2Vec2Config, Wav2Vec2Model
 
+from components import drift
 from components.datasets.synthetic import golden_requests
-from components.features import clip_features, encoders, text
+from components.features import ClipFeatures, clip_features, encoders, text
 from components.features.audio import audio_step_s, audio_width, describe_sound, log_mel
 from components.features.video import video_step_s, video_width
 from components.params import AudioFeatures, Features, TextFeatures, VideoFeatures
@@ -158,6 +159,43 @@ def test_the_tokenizer_of_a_model_marks_and_cuts_the_text(word_folder: Path, tmp
     assert text.mask_ids(text.fit_tokenizer(["good"], TextFeatures())) == (2, 3)
     again = text.load_tokenizer(tmp_path / "tokenizer.json")
     assert again.to_str() == tokenizer.to_str()
+
+
+def test_a_tokenizers_own_unknown_word_is_counted(word_folder: Path) -> None:
+    config = TextFeatures(kind="pretrained", path=str(word_folder))
+    tokenizer = text.fit_tokenizer([], config)
+    ids, _ = text.encode(tokenizer, "good xylophone", config)
+    assert ids.tolist() == [2, 5, PIECES.index("[UNK]"), 3]
+    nothing = np.zeros((0, 1), np.float16)
+    clip = ClipFeatures(nothing, nothing, ids)
+    assert drift.summarise(clip, unknown_id=text.unknown_id(tokenizer))["text"].tolist() == [4, 0.25]
+    # Where the unknown word has another id, the id 1 is a word like any other.
+    moved = Tokenizer(WordPiece({"[CLS]": 0, "good": 1, "<unk>": 2}, unk_token="<unk>"))
+    assert text.unknown_id(moved) == 2
+    good = ClipFeatures(nothing, nothing, np.array([1, 1, 2, 1], np.int32))
+    assert drift.summarise(good, unknown_id=2)["text"].tolist() == [4, 0.25]
+    # One that spells words out in bytes knows them all.
+    spelling = Tokenizer(BPE({"g": 0, "o": 1}, []))
+    assert text.unknown_id(spelling) is None
+    assert drift.summarise(good, unknown_id=None)["text"].tolist() == [4, 0.0]
+    assert text.unknown_id(Tokenizer(Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0))) == 0
+    assert text.unknown_id(text.fit_tokenizer(["good"], TextFeatures())) == 1
+
+
+def test_a_damaged_tokenizer_is_told_in_one_line(word_folder: Path, tmp_path: Path) -> None:
+    whole = json.loads((word_folder / "tokenizer.json").read_text())
+    for number, (part, damage) in enumerate(
+        [("model", {"type": "WordPiece", "vocab": "lost"}), ("normalizer", {"type": "none such"}), ("added_tokens", 7)]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "tokenizer.json").write_text(json.dumps(whole | {part: damage}))
+        with pytest.raises(ValueError, match=r"tokenizer\.json is damaged \([^\n]+\): save it again") as told:
+            text.fit_tokenizer([], TextFeatures(kind="pretrained", path=str(folder)))
+        assert "\n" not in str(told.value)
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer of this project: build the features again"):
+        text.fit_tokenizer([], TextFeatures(kind="pretrained", path=str(folder)))
 
 
 def test_what_is_no_encoder_is_named(tmp_path: Path, picture_folder: Path, speech_folder: Path) -> None:

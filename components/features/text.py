@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,25 @@ _WORD = r"[\p{L}\p{M}\p{N}]+(?:'[\p{L}\p{M}\p{N}]+)*"
 # Of the tokenizers that come with models; this project's own are of whole words.
 _PRETRAINED_TYPES = ("WordPiece", "BPE", "Unigram")
 _CURLY_APOSTROPHE = "\u2019"
+
+
+class PlainErrors:
+    """Turns what the tokenizers library raises into a `ValueError` of one line.
+
+    It raises the class `Exception` itself, which no handler can name without catching everything; so it is told by
+    being of exactly that class, and errors of any other go on.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if kind is Exception:
+            why = " ".join(str(error).split())[:200]
+            raise ValueError(f"{self._what} ({why}): save it again with save_pretrained, or fetch it again") from error
 
 
 def fit_tokenizer(transcripts: Iterable[str | None], config: TextFeatures) -> Tokenizer:
@@ -73,6 +93,14 @@ def mask_ids(tokenizer: Tokenizer) -> tuple[int, int]:
     raise ValueError("features.text.path: the tokenizer has no mask to pre-train with; set pretrain.enabled=false")
 
 
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+    """The id that stands for a word which the tokenizer does not know; None when it spells every word out."""
+    model = json.loads(tokenizer.to_str())["model"]
+    if isinstance(model.get("unk_id"), int):
+        return int(model["unk_id"])
+    return None if model.get("unk_token") is None else tokenizer.token_to_id(model["unk_token"])
+
+
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     """Write `tokenizer.json`; the same vocabulary gives the same bytes."""
     write_atomically(path, tokenizer.to_str(pretty=True).encode())
@@ -96,12 +124,16 @@ def parse_tokenizer(text: str, *, source: str) -> Tokenizer:
     """
     try:
         content = json.loads(text)
-        if content["model"].get("type") in _PRETRAINED_TYPES:
-            return _unpadded(Tokenizer.from_str(text))
+        is_pretrained = content["model"].get("type") in _PRETRAINED_TYPES
         vocabulary: dict[str, int] = content["model"]["vocab"]
-        words = sorted(vocabulary, key=vocabulary.__getitem__)
+        words = [] if is_pretrained else sorted(vocabulary, key=vocabulary.__getitem__)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{source} is no tokenizer of this project: build the features again") from error
+        raise ValueError(
+            f"{source} is no tokenizer of this project: build the features again, or fetch the file again"
+        ) from error
+    if is_pretrained:
+        with PlainErrors(f"{source} is damaged"):
+            return _unpadded(Tokenizer.from_str(text))
     # Built anew instead of read: the library raises no named error, and only the vocabulary is the file's to decide.
     tokenizer = _tokenizer(words[len(SPECIAL_WORDS) :])
     if json.loads(tokenizer.to_str()) != content:
@@ -116,10 +148,11 @@ def _pretrained(name: str) -> Tokenizer:
     # A name on the hub: transformers takes a second to import.
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    try:
-        found = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"features.text.path: {name} is no tokenizer's folder, and no name on the hub") from error
+    with PlainErrors(f"features.text.path: the tokenizer of {name} is damaged"):
+        try:
+            found = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"features.text.path: {name} is no tokenizer's folder, and no name on the hub") from error
     if not isinstance(found, PreTrainedTokenizerFast):
         raise ValueError(f"features.text.path: {name} has no tokenizer.json: save it again with a fast tokenizer")
     return _unpadded(found.backend_tokenizer)
