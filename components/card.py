@@ -44,6 +44,13 @@ not agree to it, or any claim about what somebody truly feels. A label describes
 """
 
 
+_TRANSCRIBED = """\
+- Words that are not given are recognized from the sound, in training as in serving, and the answer says so
+  (`transcribed`); what the recognizer mishears counts as said. Its folder is not in the bundle: it must lie where
+  `preprocess.json` names it, and hold the very same files.
+"""
+
+
 def write(
     figures: ClassReport | LabelReport,
     origin: Provenance,
@@ -61,6 +68,7 @@ def write(
         _TEST_NOTICE if figures.selected_on == "test" else "",
         f"A cross-modal transformer ({origin.system}, {num_parameters:,} parameters) that {says}.\n",
         _INTENDED_USE.format(max_duration_s=features.max_duration_s, max_words=features.text.max_words),
+        _TRANSCRIBED if features.text.transcribe is not None else "",
         _class_figures(figures) if isinstance(figures, ClassReport) else _label_figures(figures),
         _making(origin),
     ]

@@ -235,18 +235,20 @@ def _seen_by(bundle: Predictor, build: Path) -> ClipSource:
     source = shards.open_split(build / "features", "test")
     config = predictor.read_preprocess(build / "features" / PREPROCESS)
     tokenizer = text.load_tokenizer(build / "features" / TOKENIZER)
+    # What is recognized from the sound is as much of an extraction as the frames are.
     same_frames = _frames(config) == _frames(bundle.features)
     same_words = config.text == bundle.features.text and tokenizer.to_str() == bundle.tokenizer.to_str()
     if same_frames and same_words:
         return source
     # Ray comes with it and takes a second to import; only a champion with other features needs it.
-    from components import ingest
+    from components import ingest, transcripts
 
     rows = {row["clip_id"]: row for row in ingest.read_clips(build / "clips").to_pylist()}
     clips = [ingest.to_clip(rows[name]) for name in source.clip_ids]
     if not same_frames:
         return _extracted(bundle, clips, source, build / "champion_features")
-    words = [text.encode(bundle.tokenizer, clip.transcript, bundle.features.text)[0] for clip in clips]
+    heard = transcripts.filled(clips, transcripts.read(build / "features"))
+    words = [text.encode(bundle.tokenizer, clip.transcript, bundle.features.text)[0] for clip in heard]
     features = [replace(source.features(index), word_ids_T=word_ids_T) for index, word_ids_T in enumerate(words)]
     return LoadedClips(features, source.clip_ids, source.speaker_ids, source.labels_NC)
 
@@ -270,10 +272,13 @@ def _extracted(bundle: Predictor, clips: Sequence[Clip], source: ClipSource, fol
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _frames(config: params.Features) -> tuple[params.AudioFeatures, params.VideoFeatures, tuple[str, ...], float]:
+def _frames(config: params.Features) -> tuple[object, ...]:
+    """What decides what has to be taken from the files anew."""
     # The digest tells face models apart; each bundle has its file in a folder of its own.
     video = config.video.model_copy(update={"face_model": None})
-    return config.audio, video, config.modalities, config.max_duration_s
+    recognizer = config.text.transcribe and config.text.transcribe.digest
+    language = config.text.transcribe and config.text.transcribe.language
+    return config.audio, video, recognizer, language, config.modalities, config.max_duration_s
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from components import task
+from components import task, transcripts
 from components.clip import SPLITS, Clip
-from components.features import face_detectors, precomputed
+from components.features import face_detectors, precomputed, speech
 from components.features.text import fit_tokenizer, save_tokenizer
 from components.ingest import read_clips, to_clip
 from components.params import Features, load_params
@@ -39,7 +39,17 @@ MAX_SKIPPED_SHARE = 0.05
 MAX_UNMATCHED_SHARE = 0.2
 
 _DIGEST_FILE = "digest"
-_CODE = ("shard_plans.py", "task.py", "media.py", "shards.py", "sources.py", "datasets/_csd.py", "features/*.py")
+_HEARD = "transcripts"
+_CODE = (
+    "shard_plans.py",
+    "task.py",
+    "media.py",
+    "shards.py",
+    "sources.py",
+    "datasets/_csd.py",
+    "features/*.py",
+    "transcripts.py",
+)
 
 
 def main() -> None:
@@ -55,16 +65,18 @@ def extract(clips_folder: Path, target: Path, config: Features) -> None:
         OSError: a shard cannot be written.
     """
     precomputed.check(config)
-    config = config.model_copy(update={"video": face_detectors.identified(config.video)})
+    config = _identified(config)
     rows = read_clips(clips_folder).to_pylist()
     clips = [to_clip(row) for row in rows]
     shared = open_shared(rows, config)
     asked = task.read(clips_folder)
-    # Words of test speakers would let the vocabulary know what is to be recognised.
-    tokenizer = fit_tokenizer((clip.transcript for clip in clips if clip.split in ("train", "unlabelled")), config.text)
     partial = target.with_name(f"{target.name}.partial").absolute()
     _enter(partial, _digest(clips_folder, config))
     config = _with_own_face_model(config, partial)
+    words = transcripts.transcribe(clips, config, partial / _HEARD)
+    clips = transcripts.filled(clips, words)
+    # Words of test speakers would let the vocabulary know what is to be recognised.
+    tokenizer = fit_tokenizer((clip.transcript for clip in clips if clip.split in ("train", "unlabelled")), config.text)
     plans: list[ShardPlan] = []
     for split in SPLITS:
         of_split = [clip for clip in clips if clip.split == split]
@@ -81,7 +93,11 @@ def extract(clips_folder: Path, target: Path, config: Features) -> None:
             f"{num_warnings['no-features']} of {len(clips)} clips have no precomputed features, such as "
             f"{clips[0].clip_id}: let path, key and rename of features.audio and .video give names that the files have"
         )
-    summary = {"num_clips": len(clips) - len(skipped), "num_skipped": len(skipped), "num_warnings": num_warnings}
+    summary: dict[str, object] = {"num_clips": len(clips) - len(skipped), "num_skipped": len(skipped)}
+    summary["num_warnings"] = num_warnings
+    if config.text.transcribe is not None:
+        summary["num_transcribed"] = len(words)
+        transcripts.write(partial, words)
     save_tokenizer(tokenizer, partial / "tokenizer.json")
     # The file moves with the folder, so it is named without one.
     settings = config.model_dump(mode="json")
@@ -90,6 +106,7 @@ def extract(clips_folder: Path, target: Path, config: Features) -> None:
     task.write(partial, asked)
     write_atomically(partial / "skipped.json", json.dumps([asdict(skip) for skip in skipped], indent=2).encode())
     write_atomically(partial / "summary.json", json.dumps(summary, indent=2, sort_keys=True).encode())
+    shutil.rmtree(partial / _HEARD, ignore_errors=True)
     (partial / _DIGEST_FILE).unlink()
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
@@ -101,6 +118,7 @@ def extract_clips(clips: Sequence[Clip], *, config: Features, tokenizer: Tokeniz
     Labels are not written. The folder is read by `ShardSet(sorted(folder.glob("*.arrow")))`; what is in it is replaced.
     """
     shutil.rmtree(folder, ignore_errors=True)
+    clips = transcripts.filled(clips, transcripts.transcribe(clips, config, folder / _HEARD))
     plans = plan_shards(clips, folder.absolute(), config, tokenizer, None)
     return _all_skipped(_write_all(plans, num_clips=len(clips)))
 
@@ -127,6 +145,14 @@ def _check_skipped(skipped: Sequence[Skipped], num_clips: int) -> None:
         )
 
 
+def _identified(config: Features) -> Features:
+    """The settings with the digests of the files that they name; a wrong name is told before the work begins."""
+    video, text = face_detectors.identified(config.video), config.text
+    if text.transcribe is not None:
+        text = text.model_copy(update={"transcribe": speech.identified(text.transcribe)})
+    return config.model_copy(update={"video": video, "text": text})
+
+
 def _with_own_face_model(config: Features, folder: Path) -> Features:
     """The settings with a copy of the face model's file, which goes on into the bundle."""
     if config.video.face_model is None:
@@ -137,8 +163,9 @@ def _with_own_face_model(config: Features, folder: Path) -> Features:
 
 def _digest(clips_folder: Path, config: Features) -> str:
     """A name for everything that decides what is in the shards."""
-    # The face model counts by its content, wherever it lies.
-    digest = hashlib.sha256(config.model_dump_json(exclude={"video": {"face_model"}}).encode())
+    # The face model and the recognizer count by their content, wherever they lie.
+    values = config.model_dump_json(exclude={"video": {"face_model"}, "text": {"transcribe": {"path"}}})
+    digest = hashlib.sha256(values.encode())
     digest.update(repr(task.read(clips_folder)).encode())
     files = [clips_folder / "clips.parquet"]
     for pattern in _CODE:

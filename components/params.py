@@ -19,7 +19,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from components.sections import Section, check_used, merge, nearest
 from components.sections import parse as parse
-from components.sources import Precomputed
+from components.sources import Precomputed, Transcribe
 from components.storage import write_atomically
 from components.systems import Model, Trimodal
 
@@ -167,10 +167,11 @@ class TextFeatures(Section):
     max_words: int = Field(64, ge=1, description="Words, or pieces of words, that are looked at.")
     vocabulary_size: int = Field(4096, ge=16)
     path: str | None = Field(None, description="Folder or name on the hub of the model whose tokenizer it is.")
+    transcribe: Transcribe | None = Field(None, description="Recognize the words where there is sound and no text.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        own = {"words": ("vocabulary_size",), "pretrained": ("path",)}
+        own = {"words": ("vocabulary_size", "transcribe"), "pretrained": ("path", "transcribe")}
         _check_kind(self, self.path, own[self.kind])
         return self
 

@@ -18,7 +18,7 @@ from components import media, models, params, training
 from components import task as tasks
 from components.bundle_files import CONFIG, LABELS, PREPROCESS, THRESHOLDS, TOKENIZER, WEIGHTS
 from components.clip import MODALITIES
-from components.features import ClipFeatures, clip_features, face_detectors
+from components.features import ClipFeatures, clip_features, face_detectors, speech
 from components.features.text import load_tokenizer
 from components.task import Task
 
@@ -108,8 +108,10 @@ def load(folder: Path) -> Predictor:
         tokenizer = load_tokenizer(folder / TOKENIZER)
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise _damaged(folder / TOKENIZER, error) from error
-    # What cannot find faces is told now, not by the first request.
+    # What cannot find faces or recognize words is told now, not by the first request.
     face_detectors.identified(features.video)
+    if features.text.transcribe is not None:
+        speech.identified(features.text.transcribe)
     model = load_model(folder)
     num_classes = int(model.config.num_classes)
     if num_classes != len(task.labels):

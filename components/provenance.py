@@ -91,14 +91,14 @@ def trace(settings: params.Params, *, synthetic: bool, build: Path) -> Provenanc
 
 
 def params_digest(settings: params.Params) -> str:
-    """Digest of what shapes the weights: neither the gates nor the folders of corpora and of the face model do."""
+    """Digest of what shapes the weights: neither the gates nor the places of corpora, face model and recognizer do."""
     values = settings.model_dump(
         mode="json",
         exclude={
             "gates": True,
             "finetune_on": {"root", "fingerprint"},
             "pretrain_on": {"root", "fingerprint"},
-            "features": {"video": {"face_model"}},
+            "features": {"video": {"face_model"}, "text": {"transcribe": {"path"}}},
         },
     )
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

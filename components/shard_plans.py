@@ -31,7 +31,7 @@ from components.shared_frames import SharedFrames
 from components.task import Task
 
 # A clip may be a few seconds of a long recording; what is decoded of it is bounded by the settings.
-_LIMITS = Limits(max_bytes=8 * 1024**3)
+MEDIA_LIMITS = Limits(max_bytes=8 * 1024**3)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _frames(clip: Clip, config: Features) -> Frames:
     audio = None if clip.audio_uri is None else source_of(clip.audio_uri)
     video = None if clip.video_uri is None else source_of(clip.video_uri)
     recording = clip_features.record(
-        audio=audio, video=video, config=config, start_s=clip.start_s, end_s=clip.end_s, limits=_LIMITS
+        audio=audio, video=video, config=config, start_s=clip.start_s, end_s=clip.end_s, limits=MEDIA_LIMITS
     )
     return clip_features.compute_frames(recording, config)
 

@@ -1,4 +1,4 @@
-"""Settings of features that were made elsewhere."""
+"""Settings of what comes from elsewhere: features that were made before, and a recognizer of speech."""
 
 from __future__ import annotations
 
@@ -48,3 +48,19 @@ class Precomputed(Section):
             except (re.error, IndexError) as error:
                 raise ValueError(f"no regular expression and replacement ({error})") from error
         return rename
+
+
+class Transcribe(Section):
+    """Words of clips that have sound and no transcript, by a speech recognizer of transformers; given ones stay."""
+
+    path: str = Field(description="Folder of the recognizer, as save_pretrained writes it, by its absolute path.")
+    language: str | None = Field(None, description="What is spoken, such as en, for a recognizer of many languages.")
+    # Set when a run is prepared: DVC does not look outside its repository.
+    digest: SkipJsonSchema[str | None] = None
+
+    @field_validator("path")
+    @classmethod
+    def _is_absolute(cls, path: str) -> str:
+        if not Path(path).is_absolute():
+            raise ValueError("a run works in a folder of its own: name the recognizer by its absolute path")
+        return path

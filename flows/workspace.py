@@ -16,7 +16,7 @@ from pathlib import Path
 
 from components import datasets
 from components.clip import Clip
-from components.features import face_detectors, precomputed
+from components.features import face_detectors, precomputed, speech
 from components.params import Choices, Corpus, resolve, to_yaml
 from components.settings import PROJECT_ROOT, Settings
 from components.task import Task
@@ -143,7 +143,7 @@ def _fingerprinted(corpus: Corpus, asked: Task | None) -> Corpus:
 
 
 def _with_features_fingerprinted(choices: Choices) -> Choices:
-    """The choices with the digests of the features and the face model that they name, which lie outside of the run."""
+    """The choices with the digests of what they name that lies outside of the run: features, face model, recognizer."""
     overrides = copy.deepcopy(choices.overrides)
     features = resolve(choices).features
     for name, section in (("audio", features.audio), ("video", features.video)):
@@ -156,6 +156,10 @@ def _with_features_fingerprinted(choices: Choices) -> Choices:
         unknown = features.video.model_copy(update={"face_model_digest": None})
         digest = face_detectors.identified(unknown).face_model_digest
         overrides.setdefault("features", {}).setdefault("video", {})["face_model_digest"] = digest
+    if features.text.transcribe is not None:
+        unheard = features.text.transcribe.model_copy(update={"digest": None})
+        changed = overrides.setdefault("features", {}).setdefault("text", {})
+        changed["transcribe"] = speech.identified(unheard).model_dump(mode="json")
     return choices.model_copy(update={"overrides": overrides})
 
 

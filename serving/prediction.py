@@ -80,7 +80,7 @@ class _Prediction:
 
     Attributes:
         timeline: second by second; empty without sound and picture.
-        warnings: stable codes, such as no-face, silence, truncated.
+        warnings: stable codes, such as no-face, silence, transcribed, truncated.
         version: of the bundle that answered.
     """
 

@@ -80,7 +80,7 @@ class ClassAnswer(Schema):
         examples=[{"audio": 0.42, "video": 0.11, "text": -0.03}],
     )
     warnings: list[str] = Field(
-        description="What the answer may suffer from, as stable codes: `no-face`, `silence`, `truncated`, ...",
+        description="What the answer may suffer from, as codes: `no-face`, `silence`, `truncated`, `transcribed`, ...",
         examples=[["no-face"]],
     )
 

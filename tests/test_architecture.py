@@ -41,6 +41,7 @@ ORDER = (
     "shards",
     "shared_frames",
     "shard_plans",
+    "transcripts",
     "extract",
     "batches",
     "masking",

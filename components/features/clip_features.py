@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from components.features import ClipFeatures
+from components.features import ClipFeatures, speech
 from components.features.audio import audio_width, describe_sound
 from components.features.precomputed import Given
 from components.features.text import encode
@@ -18,7 +18,7 @@ from components.features.video import describe, video_width
 from components.media import Limits, Recording, decode
 from components.params import Features
 
-FeatureWarning = Literal["no-face", "no-features", "silence", "truncated"]
+FeatureWarning = Literal["no-face", "no-features", "silence", "transcribed", "truncated"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,8 @@ def record(
 ) -> Recording:
     """Decode what the features need of a clip's files; equal sources are one file and are decoded once.
 
-    What `config.modalities` leaves out, and what is precomputed, is not decoded.
+    What `config.modalities` leaves out, and what is precomputed, is not decoded, but for a sound whose words are to
+    be recognized.
 
     No more is decoded than `compute` uses and a second, however long the file. Without any source the recording
     is empty, as for a clip of words alone.
@@ -56,7 +57,7 @@ def record(
     Raises:
         MediaError: a file is broken, or holds nothing that was asked of it.
     """
-    audio = audio if "audio" in config.modalities and config.audio.precomputed is None else None
+    audio = audio if _describes_sound(config) or _transcribes(config) else None
     video = video if "video" in config.modalities and config.video.precomputed is None else None
     last_s = start_s + config.max_duration_s + _MARGIN_S
 
@@ -91,17 +92,31 @@ def compute(
     What the recording lacks has no steps; so has the picture when no face is in it ("no-face"). A silent sound is
     kept, because silence says something too, and told ("silence"). What lies behind `max_duration_s`, and words
     behind `max_words`, is left out and told ("truncated"). What is precomputed is taken from `given`; where nothing is
-    given, as in serving, the modality is missing and told ("no-features").
+    given, as in serving, the modality is missing and told ("no-features"). Where the settings say so, the words of a
+    sound without a transcript are recognized, and told ("transcribed").
     """
+    waveform_T = heard(recording, config)
+    if transcript is None and waveform_T is not None and _transcribes(config):
+        assert config.text.transcribe is not None
+        [words] = speech.transcribe([waveform_T], config.text.transcribe, sample_rate_hz=config.audio.sample_rate_hz)
+        features, warnings = with_words(compute_frames(recording, config), words, config, tokenizer, given=given)
+        return features, (*warnings, "transcribed")
     return with_words(compute_frames(recording, config), transcript, config, tokenizer, given=given)
+
+
+def heard(recording: Recording, config: Features) -> NDArray[np.float32] | None:
+    """The part of a recording's sound that is looked at; None without sound."""
+    if recording.waveform_T is None:
+        return None
+    return recording.waveform_T[: round(config.max_duration_s * config.audio.sample_rate_hz)]
 
 
 def compute_frames(recording: Recording, config: Features) -> Frames:
     """What of a clip's features follows from its files alone."""
     warnings: list[FeatureWarning] = []
     audio_TF = np.zeros((0, audio_width(config.audio)), np.float16)
-    if recording.waveform_T is not None:
-        waveform_T = recording.waveform_T[: round(config.max_duration_s * config.audio.sample_rate_hz)]
+    waveform_T = heard(recording, config)
+    if waveform_T is not None and _describes_sound(config):
         audio_TF = describe_sound(waveform_T, config.audio)
         if not len(waveform_T) or np.sqrt(np.square(waveform_T).mean()) < SILENCE_LEVEL:
             warnings.append("silence")
@@ -133,3 +148,11 @@ def with_words(
     if is_cut and "truncated" not in warnings:
         warnings.append("truncated")
     return ClipFeatures(audio_TF, video_TF, word_ids_T), tuple(warnings)
+
+
+def _describes_sound(config: Features) -> bool:
+    return "audio" in config.modalities and config.audio.precomputed is None
+
+
+def _transcribes(config: Features) -> bool:
+    return "text" in config.modalities and config.text.transcribe is not None
