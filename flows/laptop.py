@@ -22,6 +22,7 @@ from components.settings import PROJECT_ROOT, Settings
 from components.storage import Storage
 from flows import processes
 from flows.promotion import restore
+from serving import serve_proxy
 
 _START_TIMEOUT_S = 120.0
 _OBJECT_STORE_BYTES = 300 * 1024 * 1024
@@ -183,7 +184,7 @@ def _start_ray(settings: Settings) -> None:
             *("--temp-dir", str(settings.ray_folder), "--disable-usage-stats"),
         ],
         settings,
-        client_environment(settings),
+        {**client_environment(settings), **serve_proxy.ENVIRONMENT},
     )
 
 

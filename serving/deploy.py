@@ -49,10 +49,16 @@ def serve_config(bundle: str, release: int, *, here: Settings, num_replicas: int
                     {
                         "name": DEPLOYMENT,
                         "num_replicas": num_replicas,
-                        "max_ongoing_requests": 16,
-                        "max_queued_requests": 64,
-                        "backpressure_config": {"status_code": 429, "retry_after_s": 1.0},
-                        "graceful_shutdown_timeout_s": 20.0,
+                        # Far beyond the app's own limit, which refuses with a measured `Retry-After`: these are for
+                        # slow uploads, and for the seconds in which a dead replica is replaced.
+                        "max_ongoing_requests": 256,
+                        "max_queued_requests": 256,
+                        "backpressure_config": {"status_code": 429, "retry_after_s": 2.0},
+                        # What was admitted is answered, by far.
+                        "graceful_shutdown_timeout_s": 30.0,
+                        "graceful_shutdown_wait_loop_s": 0.5,
+                        # A killed replica is replaced that soon.
+                        "health_check_period_s": 1.0,
                         "ray_actor_options": {"num_cpus": 0.5},
                         "user_config": {"bundle": bundle, "release": release},
                     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import uuid
@@ -75,7 +76,7 @@ class Observed:
             await self.app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        state["request_id"] = _request_id(Headers(scope=scope))
+        state["request_id"] = request_id_of(Headers(scope=scope))
         status = 500
 
         async def send_with_id(message: Message) -> None:
@@ -90,6 +91,10 @@ class Observed:
         self.metrics.in_progress.inc()
         try:
             await self.app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            # How a server tells that the caller hung up, where it tells at all.
+            status, state["problem"] = 499, "gone"
+            raise
         finally:
             self.metrics.in_progress.dec()
             # A caller's path is no label: it would make as many series as there are typing errors.
@@ -99,6 +104,7 @@ class Observed:
                 self.metrics.seconds.labels("total").observe(time.perf_counter() - start_s)
 
 
-def _request_id(headers: Headers) -> str:
+def request_id_of(headers: Headers) -> str:
+    """The caller's id of a request, or one made for it where that could break a log or a header."""
     given = headers.get(REQUEST_ID_HEADER, "")
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

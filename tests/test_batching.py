@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette import requests as http
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
 from serving.batching import Batches, Steps, alike, padding
 from serving.engine import Engine, while_connected
-from serving.observation import Metrics
+from serving.observation import Metrics, Observed
 from serving.prediction import ClassPrediction, Prediction, Prepared, Request, RequestError
 from serving.runtime import Runtime
 from tests.bundles import requests, write_bundle
@@ -211,3 +211,28 @@ def test_work_for_a_caller_that_goes_away_is_cancelled() -> None:
         return "answered", ended.is_set()
 
     assert asyncio.run(ask()) == ("gone", True)
+
+
+def test_a_request_that_the_server_cancels_counts_as_gone() -> None:
+    metrics = Metrics()
+
+    async def endless(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        await asyncio.Event().wait()
+
+    async def never() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def drop(_message: Message) -> None: ...
+
+    async def cancel() -> None:
+        scope: Scope = {"type": "http", "headers": []}
+        running = asyncio.create_task(Observed(endless, metrics)(scope, never, drop))
+        await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled()
+
+    asyncio.run(cancel())
+    labels = {"route": "other", "status": "499", "problem": "gone"}
+    assert metrics.registry.get_sample_value("affect_requests_total", labels) == 1

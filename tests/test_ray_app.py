@@ -2,67 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from components.settings import Settings
 from serving.client import Client, ServingError
-from serving.deploy import DeployError, deploy, endpoint_status, refuse_unknown, serve_config
+from serving.deploy import DeployError, deploy, refuse_unknown, serve_config
 from serving.prediction import Request
-from serving.schema import ClassAnswer
 from tests.bundles import class_predictions, requests, write_bundle
+from tests.ray_endpoint import Load, free_ports, replicas, running_ray
 
 pytestmark = pytest.mark.slow
-
-PORTS = (
-    "port",
-    "dashboard-port",
-    "dashboard-agent-listen-port",
-    "dashboard-agent-grpc-port",
-    "runtime-env-agent-port",
-    "metrics-export-port",
-    "ray-client-server-port",
-    "node-manager-port",
-    "object-manager-port",
-    "serve",
-)
 
 
 @pytest.fixture(scope="module")
 def here() -> Iterator[Settings]:
-    """Settings of a Ray of its own, as `affect up` starts it: `ray start --head`, alone in its process group."""
-    # Ray puts sockets below its folder: pytest's own temporary folders are too deep for them.
-    folder = Path(tempfile.mkdtemp(prefix="affect-", dir="/tmp"))
-    ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
-    serve_port = ports.pop("serve")
-    command = [
-        str(Path(sys.executable).with_name("ray")),
-        *("start", "--head", "--block", "--num-cpus=2", "--object-store-memory=104857600"),
-        *("--include-log-monitor=false", "--disable-usage-stats", f"--temp-dir={folder / 'ray'}"),
-        *(f"--{name}={port}" for name, port in ports.items()),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    settings = Settings(home=folder / "home", dashboard_port=ports["dashboard-port"], serve_port=serve_port)
-    try:
-        _wait_for_dashboard(settings, process)
+    with running_ray() as settings:
         yield settings
-    finally:
-        _end(process)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -76,39 +40,6 @@ def video() -> bytes:
     content = requests()[1].video
     assert content is not None
     return content
-
-
-def _free_ports(num_ports: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(num_ports)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def _wait_for_dashboard(settings: Settings, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "ray start has ended"
-        try:
-            endpoint_status(settings)
-        except DeployError:
-            time.sleep(0.2)
-            continue
-        return
-    pytest.fail("Ray's dashboard did not answer in 180 s")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End this Ray and every process that it started, and nobody else's."""
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for member in family:
-        if member.is_running():
-            member.terminate()
-    _, alive = psutil.wait_procs(family, timeout=3)
-    for member in alive:
-        member.kill()
-    process.wait()
 
 
 def test_an_endpoint_is_swapped_without_a_lost_or_mixed_answer(
@@ -130,9 +61,9 @@ def test_an_endpoint_is_swapped_without_a_lost_or_mixed_answer(
         for release, name in ((1, "A"), (2, "B"))
     }
     assert card.version == expected[1].version
-    [replica] = _replicas(here)
+    [replica] = replicas(here)
 
-    with _Load(here, video) as load:
+    with Load(here, video) as load:
         load.wait_for(20)
         card = deploy(str(bundles["B"]), 2, here=here)
         load.wait_for(20)
@@ -143,18 +74,18 @@ def test_an_endpoint_is_swapped_without_a_lost_or_mixed_answer(
     for answer in load.answers:
         assert answer.model.version == expected[answer.model.release].version
         assert answer.probabilities == pytest.approx(expected[answer.model.release].probabilities, abs=1e-5)
-    assert _replicas(here) == [replica], "a swap restarted the replica"
+    assert replicas(here) == [replica], "a swap restarted the replica"
 
     broken = bundles["A"].parent / "broken"
     shutil.copytree(bundles["A"], broken)
     (broken / "model.safetensors").write_bytes(b"\0" * 1000)
-    with _Load(here, video) as load:
+    with Load(here, video) as load:
         with pytest.raises(DeployError, match=rf"release 3: bundle {re.escape(str(broken))} cannot be served"):
             deploy(str(broken), 3, here=here)
         load.wait_for(5)
     assert load.failures == []
     assert {answer.model.release for answer in load.answers} == {2}
-    assert _replicas(here) == [replica]
+    assert replicas(here) == [replica]
 
     card = deploy(str(bundles["A"]), 4, here=here)
     assert card is not None
@@ -179,7 +110,7 @@ def test_a_configuration_that_ray_would_misread_is_refused() -> None:
 
 
 def test_without_a_ray_the_remedy_is_named() -> None:
-    [port] = _free_ports(1)
+    [port] = free_ports(1)
     with pytest.raises(DeployError, match="affect up"):
         deploy("", 0, here=Settings(dashboard_port=port))
 
@@ -189,48 +120,3 @@ def test_the_app_is_light_to_import() -> None:
     code = "import sys, serving.ray_app, serving.client, serving.deploy; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip() == "False"
-
-
-def _replicas(here: Settings) -> list[int]:
-    document = json.loads(httpx.get(f"{here.dashboard_url}/api/serve/applications/").content)
-    return [each["pid"] for each in document["applications"]["affect"]["deployments"]["endpoint"]["replicas"]]
-
-
-class _Load:
-    """Two callers that ask without a pause while the block runs."""
-
-    def __init__(self, here: Settings, video: bytes) -> None:
-        self.url, self.video = f"{here.endpoint_url}/v1/emotion", video
-        self.answers: list[ClassAnswer] = []
-        self.failures: list[str] = []
-        self.stop = threading.Event()
-        self.threads = [threading.Thread(target=self._ask) for _ in range(2)]
-
-    def __enter__(self) -> _Load:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        for thread in self.threads:
-            thread.join()
-
-    def wait_for(self, num_answers: int) -> None:
-        """Until that many more answers have come."""
-        wanted, deadline = len(self.answers) + num_answers, time.monotonic() + 120
-        while len(self.answers) < wanted and time.monotonic() < deadline:
-            time.sleep(0.05)
-
-    def _ask(self) -> None:
-        with httpx.Client(timeout=60.0) as http:
-            while not self.stop.is_set():
-                try:
-                    answer = http.post(self.url, files={"video": self.video})
-                except httpx.TransportError as error:
-                    self.failures.append(repr(error))
-                    continue
-                if answer.status_code == 200:
-                    self.answers.append(ClassAnswer.model_validate_json(answer.content))
-                else:
-                    self.failures.append(answer.text)
