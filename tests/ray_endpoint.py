@@ -79,7 +79,7 @@ def free_ports(num_ports: int) -> list[int]:
 
 
 def _wait_for_dashboard(settings: Settings, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline:
         assert process.poll() is None, f"ray start has ended: {log.read_text()[-2000:]}"
         try:
@@ -88,7 +88,7 @@ def _wait_for_dashboard(settings: Settings, process: subprocess.Popen[bytes], lo
             time.sleep(0.2)
             continue
         return
-    pytest.fail("Ray's dashboard did not answer in 180 s")
+    pytest.fail("Ray's dashboard did not answer in 400 s")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
