@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from serving import answering, batch_route, examples, prediction, schema, uploads
+from serving import answering, batch_route, examples, page, prediction, schema, uploads
 from serving.engine import MAX_CLIPS, NUM_DECODERS, Engine, while_connected
 from serving.live import Live, Provider, served
 from serving.observation import METRICS_MEDIA_TYPE, REQUEST_ID_HEADER, Metrics, Observed
@@ -29,6 +29,7 @@ DESCRIPTION: Final = """Emotion recognition from any subset of a sound file, a v
 Errors are RFC 9457 problems (`application/problem+json`); `type` is `urn:affect:problem:` and a stable code.
 No address given by a caller is ever fetched, and uploads never touch the disk."""
 
+CARD_MEDIA_TYPE: Final = "text/markdown; charset=utf-8"
 _READING: Final = ("malformed", "too-large", "wrong-content-type", "no-modality", "unknown-field", "wrong-field")
 _SERVING: Final = ("overloaded", "no-model", "bundle-refused")
 _FILE: Final = {"type": "string", "format": "binary"}
@@ -85,6 +86,7 @@ def create_app(
     _add_emotion(app, provider, metrics, engine, limits)
     batch_route.add(app, provider, engine, metrics, limits)
     _add_observation(app, provider, metrics, limits)
+    page.add(app)
     return app
 
 
@@ -123,6 +125,18 @@ def _add_observation(app: FastAPI, provider: Provider, metrics: Metrics, limits:
     async def model() -> ModelCard:
         live = provider()
         return answering.card_of(served(live).info(), live.release, live.refused, limits=limits)
+
+    @app.get(
+        "/v1/model/card",
+        summary="The served model's card",
+        response_class=Response,
+        responses={
+            **responses("no-model"),
+            200: {"content": {CARD_MEDIA_TYPE: {"schema": {"type": "string"}}}},
+        },
+    )
+    async def card() -> Response:
+        return Response(served(provider()).card, media_type=CARD_MEDIA_TYPE)
 
     @app.get("/healthz", summary="The process answers")
     async def healthz() -> Health:

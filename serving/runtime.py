@@ -22,6 +22,7 @@ from torch import Tensor
 from components import bundle, media
 from components.answers import to_answers
 from components.batches import collate
+from components.bundle_files import CARD
 from components.clip import Modality
 from components.features import ClipFeatures
 from components.features.audio import audio_step_s
@@ -64,6 +65,9 @@ class Runtime:
         limits: what a request may carry.
         num_threads: of PyTorch, for the whole process.
 
+    Attributes:
+        card: the bundle's model card, in Markdown.
+
     Raises:
         BundleError: the folder is no bundle, or a file of it is damaged.
     """
@@ -74,6 +78,7 @@ class Runtime:
         self._media_limits = media.Limits(max_bytes=self.limits.max_bytes, max_duration_s=self.limits.max_duration_s)
         try:
             self._bundle = bundle.load(folder)
+            self.card = (folder / CARD).read_text(encoding="utf-8")
         except (ValueError, OSError) as error:
             raise BundleError(str(error)) from error
 

@@ -182,6 +182,12 @@ def test_the_card_and_health(http: httpx.Client, runtime: Runtime) -> None:
     assert http.get("/healthz").json() == http.get("/readyz").json() == {"status": "ok"}
 
 
+def test_the_card_that_the_bundle_brings_along(http: httpx.Client) -> None:
+    answer = http.get("/v1/model/card")
+    assert answer.headers["content-type"] == "text/markdown; charset=utf-8"
+    assert answer.text == "# A model with random weights\n"
+
+
 def test_metrics_count_requests_by_what_became_of_them(http: httpx.Client, runtime: Runtime) -> None:
     http.post("/v1/emotion", json={"text": "we saw the door"})
     http.post("/v1/emotion", json={"text": 3})
@@ -217,6 +223,7 @@ def test_without_a_model_it_says_what_to_run() -> None:
         problem = _problem(client.post("/v1/emotion", json={"text": "hello"}), "no-model")
         assert (problem.status, "affect retrain" in problem.detail) == (503, True)
         _problem(client.get("/v1/model"), "no-model")
+        _problem(client.get("/v1/model/card"), "no-model")
         _problem(client.get("/readyz"), "no-model")
         assert client.get("/healthz").status_code == 200
         assert client.get("/metrics").status_code == 200

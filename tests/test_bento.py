@@ -73,3 +73,7 @@ def test_it_keeps_the_contract(url: str, bundle_folder: Path) -> None:
     assert refused.value.problem is not None
     assert refused.value.problem.type == "urn:affect:problem:not-media"
     assert "affect_requests_total" in httpx.get(f"{url}/metrics").text
+    page = httpx.get(f"{url}/")
+    assert "<title>Crossmodal Affect</title>" in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert httpx.get(f"{url}/static/page.js").headers["etag"]

@@ -97,6 +97,15 @@ def test_the_answer_carries_one_request_id(here: Settings) -> None:
     assert answer.headers.get_list("x-request-id") == ["mine"]
 
 
+def test_the_page_is_at_its_address(here: Settings) -> None:
+    page = httpx.get(f"{here.endpoint_url}/")
+    assert "<title>Crossmodal Affect</title>" in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    part = httpx.get(f"{here.endpoint_url}/static/page.js")
+    known = {"If-None-Match": part.headers["etag"]}
+    assert httpx.get(f"{here.endpoint_url}/static/page.js", headers=known).status_code == 304
+
+
 def test_a_configuration_that_ray_would_misread_is_refused() -> None:
     config = serve_config("", 0, here=Settings())
     deployment = config["applications"][0]["deployments"][0]
