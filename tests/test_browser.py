@@ -129,7 +129,9 @@ def test_the_timeline_follows_playback_and_seeks(browser: Browser, url: str, fac
         page.wait_for_selector("#player video")
         seen.judge()
         slider = page.locator("#timeline [role=slider]")
-        slider.click(position={"x": 0.5 * slider.bounding_box()["width"], "y": 5})  # type: ignore[index]  # it is on the page
+        box = slider.bounding_box()
+        assert box is not None
+        slider.click(position={"x": box["width"] / 2, "y": 5})
         end_s = float(slider.get_attribute("aria-valuemax") or "nan")
         at_s = page.evaluate("document.querySelector('#player video').currentTime")
         assert at_s == pytest.approx(end_s / 2, abs=0.1)

@@ -38,7 +38,6 @@ _WITH_UNITS: Final[dict[str, Any]] = {
     },
 }
 _SMALLER: Final[dict[str, dict[str, Any]]] = {
-    "quick": {},
     "khare2021": {
         "model": {"width": 96, "num_heads": 4, "num_layers": 2},
         "pretrain": {"num_epochs": 8, "learning_rate": 1.0e-3},
@@ -64,22 +63,27 @@ def measure(tell: Callable[[str], None]) -> list[Result]:
     for path in (RAVDESS, ACTION_UNITS, MOSI):
         if not path.exists():
             raise ValueError(f"{path} is missing: put the corpora where tests/benchmarks/study.py says")
-    results = []
+    how = (
+        "RAVDESS speech, 480 clips of actors 01 to 08, 8 emotions, four folds of two actors, validation actor drawn, "
+        "video: clip means of 35 action units, seed 0"
+    )
+    own = _ravdess("quick", {}).model_copy(
+        update={"modalities": ["audio", "audio+video"], "initializations": ["scratch"], "label_shares": [1.0]}
+    )
+    results = _results("study.ravdess.quick", _study(own, tell), how, RIDGE_AIMS)
     for recipe, smaller in _SMALLER.items():
-        choices = StudyChoices(
-            recipe=recipe,
-            finetune_on=Corpus(dataset="ravdess", root=str(RAVDESS)),
-            num_folds=4,
-            modalities=["audio", "audio+video"],
-            overrides=merge({"features": _WITH_UNITS}, smaller),
-        )
-        how = (
-            "RAVDESS speech, 480 clips of actors 01 to 08, 8 emotions, four folds of two actors, validation actor "
-            "drawn, video: clip means of 35 action units, seed 0"
-        )
-        results += _results(f"study.ravdess.{recipe}", _study(choices, tell), how, RIDGE_AIMS)
+        results += _results(f"study.ravdess.{recipe}", _study(_ravdess(recipe, smaller), tell), how, {})
     how = "CMU-MOSI training part, 1447 utterances of 62 videos, 2 classes, five folds of videos, seed 0"
     return [*results, *_results("study.mosi.quick", _study(_mosi(), tell), how, {})]
+
+
+def _ravdess(recipe: str, smaller: Mapping[str, Any]) -> StudyChoices:
+    return StudyChoices(
+        recipe=recipe,
+        finetune_on=Corpus(dataset="ravdess", root=str(RAVDESS)),
+        num_folds=4,
+        overrides=merge({"features": _WITH_UNITS}, smaller),
+    )
 
 
 def _mosi() -> StudyChoices:
@@ -92,6 +96,7 @@ def _mosi() -> StudyChoices:
         initializations=["scratch"],
         label_shares=[1.0],
         modalities=["all", "audio", "video", "text"],
+        ridge=False,
         overrides={"features": {"audio": made("audio", 73), "video": made("video", 100)}},
     )
 
