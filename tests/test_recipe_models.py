@@ -26,7 +26,7 @@ def test_the_audiovisual_models_are_as_large_as_published(size: str, published: 
 def test_a_count_is_that_of_the_model() -> None:
     recipe = resolve(Choices(recipe="quick"))
     torch.manual_seed(0)
-    found = sizes(recipe, (320, 216), vocabulary_size=recipe.features.text.vocabulary_size)
+    found = sizes(recipe, (336, 216), vocabulary_size=recipe.features.text.vocabulary_size)
     model = models.build("trimodal", **found)
     expected = sum(parameter.numel() for parameter in model.parameters())
     assert recipe_models.num_parameters(recipe) == expected

@@ -56,7 +56,7 @@ def clips(folder: Path, params: Params, *, seed: int) -> ShardSet:
     """Shards of a split, with features of the widths that the recipe's system looks at."""
     random = np.random.default_rng(seed)
     is_waveform, is_paired = params.features.audio.kind == "waveform", params.model.system == "audiovisual"
-    widths = (1 if is_waveform else 6, 4)
+    widths = (1 if is_waveform else 8, 4)
     examples = []
     for number in range(16):
         loud = float(number % 2)
