@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 import av
 import fsspec
@@ -45,7 +45,7 @@ __all__ = [
 
 
 # Demuxers of self-contained files; hls, concat, dash, image sequences and the like would open other files.
-_FORMATS: Final = (
+FORMATS: Final = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,wav,w64,flac,mp3,aac,aiff,au,caf,avi,flv,asf,mpeg,mpegvideo,mpegts,"
     "amr,amrnb,amrwb,ac3,eac3,h264,m4v,ivf"
 )
@@ -54,7 +54,7 @@ _EXACT_FORMATS: Final = frozenset({"mov", "mp4", "wav", "matroska", "webm", "avi
 _GIT_LFS_MARK: Final = b"version https://git-lfs"
 
 # What PyAV raises on broken content: its own errors, and plain ones from reading the header's fields.
-_DECODING_ERRORS: Final = (av.error.FFmpegError, ValueError, OverflowError, ZeroDivisionError, MemoryError)
+DECODING_ERRORS: Final = (av.error.FFmpegError, ValueError, OverflowError, ZeroDivisionError, MemoryError)
 
 Stream = Literal["audio", "video"]
 
@@ -98,7 +98,7 @@ def probe(source: Path | bytes, *, limits: Limits | None = None) -> StreamInfo:
     """
     limits = limits or Limits()
     with _opened(source, limits) as container:
-        audio, video = _audio_of(container, limits), _video_of(container, limits)
+        audio, video = audio_of(container, limits), video_of(container, limits)
         if audio is None and video is None:
             raise MediaError("no-streams", f"{_name(source)} has neither sound nor picture: give a recording with one")
         return StreamInfo(
@@ -135,8 +135,8 @@ def decode(
     name = _name(source)
     span = Span(start_s, math.inf if end_s is None else end_s)
     with _opened(source, limits) as container:
-        audio = _audio_of(container, limits) if "audio" in want else None
-        video = _video_of(container, limits) if "video" in want else None
+        audio = audio_of(container, limits) if "audio" in want else None
+        video = video_of(container, limits) if "video" in want else None
         if audio is None and video is None:
             code = f"no-{want[0]}" if len(want) == 1 else "no-streams"
             raise MediaError(code, f"{name} has no {' or '.join(want)} stream: give a recording that has one")
@@ -206,20 +206,25 @@ def _demux(
             if all(other is None or other.is_done for other in (sound, picture)):
                 return
             continue
-        sink.num_packets += packet.size > 0
-        try:
-            frames = packet.decode()
-        except av.error.FFmpegError:
-            # A few broken packets are a scratch, as players treat them; check() refuses more than a few.
-            sink.num_bad += 1
-            continue
-        for frame in frames:
-            assert isinstance(frame, av.AudioFrame | av.VideoFrame)
-            time_s = None if frame.time is None else frame.time - origin_s
-            sink.add(frame, time_s)  # type: ignore[arg-type]  # the packet's stream decides which of the two it is
+        decode_packet(packet, sink, origin_s)
     for sink in (sound, picture):
         if sink is not None and not sink.is_done:
             sink.add(None, None)
+
+
+def decode_packet(packet: av.Packet[Any], sink: Sound | Picture, origin_s: float) -> None:
+    """Hand what a packet holds to the collector of its stream; times count from `origin_s` of the container's clock."""
+    sink.num_packets += packet.size > 0
+    try:
+        frames = packet.decode()
+    except av.error.FFmpegError:
+        # A few broken packets are a scratch, as players treat them; check() refuses more than a few.
+        sink.num_bad += 1
+        return
+    for frame in frames:
+        assert isinstance(frame, av.AudioFrame | av.VideoFrame)
+        time_s = None if frame.time is None else frame.time - origin_s
+        sink.add(frame, time_s)  # type: ignore[arg-type]  # the packet's stream decides which of the two it is
 
 
 @contextmanager
@@ -242,10 +247,10 @@ def _opened(source: Path | bytes, limits: Limits) -> Iterator[InputContainer]:
             container = av.open(
                 file,
                 mode="r",
-                container_options={"format_whitelist": _FORMATS, "protocol_whitelist": ""},
+                container_options={"format_whitelist": FORMATS, "protocol_whitelist": ""},
                 metadata_errors="replace",
             )
-        except _DECODING_ERRORS as error:
+        except DECODING_ERRORS as error:
             if head[4:8] in (b"ftyp", b"moov", b"mdat") or head[:4] in (b"RIFF", b"\x1a\x45\xdf\xa3", b"OggS"):
                 raise MediaError("truncated", f"{name} is cut off or its index is damaged: copy it again") from error
             raise MediaError("not-media", f"{name} is no audio or video file: give wav, mp4, webm or alike") from error
@@ -253,7 +258,7 @@ def _opened(source: Path | bytes, limits: Limits) -> Iterator[InputContainer]:
             yield container
         except MediaError:
             raise
-        except _DECODING_ERRORS as error:
+        except DECODING_ERRORS as error:
             raise MediaError("damaged", f"{name} cannot be decoded ({error}): make it again from its source") from error
         finally:
             container.close()
@@ -284,7 +289,12 @@ def _file(source: Path | bytes) -> Iterator[BinaryIO]:
         yield file
 
 
-def _audio_of(container: InputContainer, limits: Limits) -> AudioStream | None:
+def audio_of(container: InputContainer, limits: Limits) -> AudioStream | None:
+    """The sound of an open file, if it has one.
+
+    Raises:
+        MediaError: it is in no known coding, or has too many channels.
+    """
     if not container.streams.audio:
         return None
     stream = container.streams.audio[0]
@@ -294,7 +304,12 @@ def _audio_of(container: InputContainer, limits: Limits) -> AudioStream | None:
     return stream
 
 
-def _video_of(container: InputContainer, limits: Limits) -> VideoStream | None:
+def video_of(container: InputContainer, limits: Limits) -> VideoStream | None:
+    """The picture of an open file, if it has one.
+
+    Raises:
+        MediaError: it is in no known coding, or is too large.
+    """
     for stream in container.streams.video:
         # The cover picture of a sound file is no video.
         if stream.disposition & Disposition.attached_pic:

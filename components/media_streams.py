@@ -40,6 +40,7 @@ class Sound:
         self.resampler: av.AudioResampler | None = None
         self.chunks: list[NDArray[np.float32]] = []
         self.begin_s: float | None = None
+        self.has_taken = False
         self.num_samples = self.num_bad = self.num_packets = 0
 
     @property
@@ -71,6 +72,19 @@ class Sound:
         if self.num_samples == 0 or self.num_bad > _MAX_BAD_SHARE * self.num_packets:
             raise MediaError("damaged", f"{name}: its sound cannot be decoded; make the file again from its source")
 
+    def take(self) -> NDArray[np.float32]:
+        """The samples since the former call, for who does not wait for the end; the first ones from time 0 on."""
+        if not self.chunks:
+            return np.zeros(0, np.float32)
+        fresh_T = np.concatenate(self.chunks)
+        self.chunks.clear()
+        if not np.isfinite(fresh_T).all():
+            raise MediaError("not-finite", f"{self.name}: its sound has samples that are no numbers; export it again")
+        if not self.has_taken:
+            late_T = np.zeros(max(0, round((self.begin_s or 0.0) * self.rate_hz)), np.float32)
+            fresh_T, self.has_taken = np.concatenate([late_T, fresh_T]), True
+        return np.clip(fresh_T, -1.0, 1.0)
+
     def waveform(self) -> NDArray[np.float32] | None:
         """The span's samples, with silence before a sound that starts late; None when it is all outside."""
         begin = round((self.span.start_s - (self.begin_s or 0.0)) * self.rate_hz)
@@ -92,6 +106,8 @@ class Picture:
     def __init__(self, name: str, frame_rate_hz: float, span: Span, limits: Limits) -> None:
         self.name, self.rate_hz, self.span, self.limits = name, frame_rate_hz, span, limits
         self.picked: list[NDArray[np.uint8]] = []
+        self.num_taken = 0
+        self.shape: tuple[int, ...] | None = None
         self.last: av.VideoFrame | None = None
         self.last_luma: NDArray[np.uint8] | None = None
         self.last_s = -math.inf
@@ -100,7 +116,7 @@ class Picture:
 
     @property
     def next_s(self) -> float:
-        return self.span.start_s + len(self.picked) / self.rate_hz
+        return self.span.start_s + (self.num_taken + len(self.picked)) / self.rate_hz
 
     @property
     def reached_s(self) -> float:
@@ -108,7 +124,7 @@ class Picture:
 
     @property
     def duration_s(self) -> float:
-        return max(0.0, min(self.reached_s, self.span.end_s) - self.span.start_s) if self.picked else 0.0
+        return max(0.0, min(self.reached_s, self.span.end_s) - self.span.start_s) if self.shape else 0.0
 
     @property
     def is_done(self) -> bool:
@@ -136,8 +152,9 @@ class Picture:
         while self.last is not None and self.next_s <= until_s:
             if self.last_luma is None:
                 self.last_luma = _luma(self.last)
-                if self.picked and self.picked[0].shape != self.last_luma.shape:
-                    height, width = self.picked[0].shape
+                self.shape = self.shape or self.last_luma.shape
+                if self.last_luma.shape != self.shape:
+                    height, width = self.shape
                     self.last_luma = np.asarray(cv2.resize(self.last_luma, (width, height)), dtype=np.uint8)
             self.picked.append(self.last_luma)
             if len(self.picked) * self.last_luma.size > self.limits.max_decoded_bytes:
@@ -146,6 +163,12 @@ class Picture:
     def check(self, name: str) -> None:
         if self.num_frames == 0 or self.num_bad > _MAX_BAD_SHARE * self.num_packets:
             raise MediaError("damaged", f"{name}: its picture cannot be decoded; make the file again from its source")
+
+    def take(self) -> list[NDArray[np.uint8]]:
+        """The frames since the former call, for who does not wait for the end."""
+        fresh = self.picked
+        self.picked, self.num_taken = [], self.num_taken + len(fresh)
+        return fresh
 
     def frames(self) -> NDArray[np.uint8] | None:
         return np.stack(self.picked) if self.picked else None

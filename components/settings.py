@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+# What a program needs of its surroundings to start.
+_OF_THE_SYSTEM = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "PYTHONDONTWRITEBYTECODE")
 
 # Ray puts sockets below its temporary folder, and Linux limits a socket's path to 107 bytes.
 _LONGEST_RAY_FOLDER = 40
@@ -88,3 +92,12 @@ def load() -> Settings:
 def inherited_environment() -> dict[str, str]:
     """This process's environment, for a child that is given it with additions."""
     return dict(os.environ)
+
+
+def bare_environment() -> dict[str, str]:
+    """The environment of a child that works for strangers: how to find the code, one thread, and no secret."""
+    kept = {name: value for name, value in os.environ.items() if name in _OF_THE_SYSTEM}
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    # The code's own folder first, then wherever this process finds its packages.
+    found = os.pathsep.join(dict.fromkeys([str(PROJECT_ROOT), *(path for path in sys.path if path)]))
+    return {**kept, **one_thread, "PYTHONPATH": found}

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from serving import answering, batch_route, examples, page, prediction, schema, uploads
+from serving import answering, batch_route, examples, page, prediction, schema, stream_route, uploads
 from serving.engine import MAX_CLIPS, NUM_DECODERS, Engine, while_connected
 from serving.live import Live, Provider, served
 from serving.observation import METRICS_MEDIA_TYPE, REQUEST_ID_HEADER, Metrics, Observed
@@ -25,6 +25,10 @@ from serving.schema import Answer, Health, ModelCard
 __all__ = ["Live", "create_app"]
 
 DESCRIPTION: Final = """Emotion recognition from any subset of a sound file, a video file and words.
+
+`/v1/stream` is a web socket, which this document cannot describe: parts of a recording go in as binary messages while
+it is made, words as `{"text": "..."}` and at the end `{"end": true}`; `estimate`, `final` and `problem` events come out
+as JSON.
 
 Errors are RFC 9457 problems (`application/problem+json`); `type` is `urn:affect:problem:` and a stable code.
 No address given by a caller is ever fetched, and uploads never touch the disk."""
@@ -46,7 +50,8 @@ _REQUEST_BODY: Final = {
                     "video": {**_FILE, "description": "Video: MP4, WebM, MKV, AVI, ...; its own sound is used too."},
                     "text": {"type": "string", "description": "What is said in it."},
                 },
-            }
+            },
+            "example": examples.REQUEST,
         },
         "application/json": {"schema": schema.TextRequest.model_json_schema()},
     },
@@ -59,6 +64,7 @@ def create_app(
     limits: prediction.Limits | None = None,
     num_decoders: int = NUM_DECODERS,
     max_clips: int = MAX_CLIPS,
+    stream_limits: stream_route.StreamLimits | None = None,
     adds_request_id: bool = True,
 ) -> FastAPI:
     """Build the endpoint.
@@ -68,6 +74,7 @@ def create_app(
         limits: what a request may carry; the same that the runtime was given.
         num_decoders: requests that are decoded at the same time. The model runs one batch at a time.
         max_clips: that may be decoded, waiting or judged at once; a request beyond is answered with 429.
+        stream_limits: how many streams may be open, and how long one may be silent.
         adds_request_id: put `X-Request-ID` on answers; False behind a server that does it itself.
     """
     metrics = Metrics()
@@ -85,6 +92,7 @@ def create_app(
     _answer_errors(app, adds_request_id=adds_request_id)
     _add_emotion(app, provider, metrics, engine, limits)
     batch_route.add(app, provider, engine, metrics, limits)
+    stream_route.add(app, provider, engine, metrics, limits, stream_limits or stream_route.StreamLimits())
     _add_observation(app, provider, metrics, limits)
     page.add(app)
     return app
@@ -96,7 +104,7 @@ def _add_emotion(app: FastAPI, provider: Provider, metrics: Metrics, engine: Eng
         summary="Judge one clip",
         responses={
             **responses(*_READING, "empty", "not-media", "truncated", "nothing-usable", "too-long", *_SERVING),
-            200: {"content": {"application/json": {"example": examples.ANSWER}}},
+            **examples.shown(examples.ANSWER),
         },
         openapi_extra={"requestBody": _REQUEST_BODY},
     )
@@ -118,8 +126,8 @@ def _add_observation(app: FastAPI, provider: Provider, metrics: Metrics, limits:
         "/v1/model",
         summary="The served model",
         responses={
-            **responses("no-model"),
-            200: {"content": {"application/json": {"example": examples.MODEL}}},
+            **responses("no-model", "bundle-refused"),
+            **examples.shown(examples.MODEL),
         },
     )
     async def model() -> ModelCard:
@@ -132,22 +140,31 @@ def _add_observation(app: FastAPI, provider: Provider, metrics: Metrics, limits:
         response_class=Response,
         responses={
             **responses("no-model"),
-            200: {"content": {CARD_MEDIA_TYPE: {"schema": {"type": "string"}}}},
+            200: {"content": {CARD_MEDIA_TYPE: {"schema": {"type": "string"}, "example": examples.CARD}}},
         },
     )
     async def card() -> Response:
         return Response(served(provider()).card, media_type=CARD_MEDIA_TYPE)
 
-    @app.get("/healthz", summary="The process answers")
+    @app.get("/healthz", summary="The process answers", responses=examples.shown(examples.HEALTH))
     async def healthz() -> Health:
         return Health(status="ok")
 
-    @app.get("/readyz", summary="A model is loaded", responses=responses("no-model"))
+    @app.get(
+        "/readyz",
+        summary="A model is loaded",
+        responses={**responses("no-model", "bundle-refused"), **examples.shown(examples.HEALTH)},
+    )
     async def readyz() -> Health:
         served(provider())
         return Health(status="ok")
 
-    @app.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    @app.get(
+        "/metrics",
+        summary="Prometheus metrics",
+        response_class=Response,
+        responses=examples.shown(examples.METRICS, "text/plain"),
+    )
     async def prometheus() -> Response:
         live = provider()
         version = live.runtime.version if live.runtime else None

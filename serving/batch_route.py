@@ -47,8 +47,8 @@ _REQUEST_BODY: Final[dict[str, Any]] = {
                     f"^video\\.{_NAME.pattern}$": {**_FILE, "description": "Video of the clip; its sound counts."},
                     f"^text\\.{_NAME.pattern}$": {"type": "string", "description": "What is said in the clip."},
                 },
-                "example": examples.BATCH_REQUEST,
-            }
+            },
+            "example": examples.BATCH_REQUEST,
         }
     },
 }
@@ -64,7 +64,7 @@ def add(app: FastAPI, provider: Provider, engine: Engine, metrics: Metrics, limi
         "cannot be judged has a `problem` in its place, and the others are answered. One model answers all.",
         responses={
             **responses(*_PROBLEMS),
-            200: {"content": {"application/json": {"example": examples.BATCH_ANSWER}}},
+            **examples.shown(examples.BATCH_ANSWER),
         },
         openapi_extra={"requestBody": _REQUEST_BODY},
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -11,11 +13,23 @@ from pydantic import TypeAdapter, ValidationError
 
 from serving.problems import MEDIA_TYPE
 from serving.retrying import Retrying
-from serving.schema import Answer, ClassAnswer, ModelCard, MultilabelAnswer, Problem, ValuesAnswer
+from serving.schema import (
+    Answer,
+    BatchAnswer,
+    ClassAnswer,
+    ModelCard,
+    MultilabelAnswer,
+    Problem,
+    StreamEstimate,
+    StreamFinal,
+    StreamStart,
+    ValuesAnswer,
+)
 
 _Schema = TypeVar("_Schema")
 
 _ANSWER: Final[TypeAdapter[ClassAnswer | MultilabelAnswer | ValuesAnswer]] = TypeAdapter(Answer)
+_BATCH: Final = TypeAdapter(BatchAnswer)
 _CARD: Final = TypeAdapter(ModelCard)
 _PROBLEM: Final = TypeAdapter(Problem)
 
@@ -30,6 +44,15 @@ class ServingError(RuntimeError):
     def __init__(self, message: str, problem: Problem | None = None) -> None:
         super().__init__(message)
         self.problem = problem
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip of a batch: files, or their bytes, and words; at least one of them."""
+
+    video: Path | bytes | None = None
+    audio: Path | bytes | None = None
+    text: str | None = None
 
 
 class Client:
@@ -75,6 +98,48 @@ class Client:
         else:
             request = self._http.build_request("POST", "/v1/emotion", json=words)
         return _parse(_ANSWER, self._send(request))
+
+    def batch(self, clips: Mapping[str, Clip]) -> BatchAnswer:
+        """Judge several clips in one request, by names of letters, digits, `_` and `-`.
+
+        Each has its answer, or its own problem: a clip that cannot be judged does not spoil the others.
+
+        Raises:
+            ServingError: the endpoint does not answer, or refuses the whole; the message says why in one line.
+            OSError: a file cannot be read.
+        """
+        parts: list[tuple[str, tuple[str | None, bytes | str]]] = []
+        for name, clip in clips.items():
+            for modality, source in (("audio", clip.audio), ("video", clip.video)):
+                if source is not None:
+                    parts.append((f"{modality}.{name}", (name, _content(source))))
+            if clip.text is not None:
+                parts.append((f"text.{name}", (None, clip.text)))
+        return _parse(_BATCH, self._send(self._http.build_request("POST", "/v1/emotion:batch", files=parts)))
+
+    def stream(
+        self, parts: Iterable[bytes | str], *, start: StreamStart | None = None, timeout_s: float = 60.0
+    ) -> Iterator[StreamEstimate | StreamFinal]:
+        """Judge a clip while it is being made: an iterator of estimates, which ends with the answer for all of it.
+
+        `parts` is gone through in a thread of its own, so it may wait for a microphone.
+
+        Args:
+            parts: bytes are the next part of the recording (WebM, WAV, Ogg, as it is written), or of the samples that
+                `start` describes; a string is all words so far.
+            start: what the bytes are, when they are not a recording.
+            timeout_s: without anything from the endpoint.
+
+        Raises:
+            ServingError: the endpoint does not answer, or refuses the stream; the message says why in one line.
+            OSError, ValueError, RuntimeError: what `parts` raises.
+        """
+        # Only streams need web sockets.
+        from serving import client_stream
+
+        authorization = self._http.headers.get("authorization")
+        headers = {"Authorization": authorization} if authorization else {}
+        return client_stream.stream(self.url, parts, start=start, headers=headers, timeout_s=timeout_s)
 
     def model(self) -> ModelCard:
         """The served model.

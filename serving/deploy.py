@@ -17,6 +17,7 @@ import httpx
 from pydantic import BaseModel
 
 from components.settings import PROJECT_ROOT, Settings
+from serving.prediction import Limits
 from serving.problems import MEDIA_TYPE, PREFIX
 from serving.schema import ModelCard, Problem
 
@@ -24,6 +25,8 @@ APPLICATION: Final = "affect"
 DEPLOYMENT: Final = "endpoint"
 _APPLICATIONS: Final = "/api/serve/applications/"
 _POLL_S: Final = 0.25
+# A stream is one request to Ray Serve: as long as a recording may be, and a minute for its answer.
+_LONGEST_REQUEST_S: Final = Limits().max_duration_s + 60.0
 
 
 class DeployError(RuntimeError):
@@ -38,7 +41,7 @@ def serve_config(bundle: str, release: int, *, here: Settings, num_replicas: int
     """
     config: dict[str, Any] = {
         "proxy_location": "HeadOnly",
-        "http_options": {"host": here.host, "port": here.serve_port, "request_timeout_s": 120.0},
+        "http_options": {"host": here.host, "port": here.serve_port, "request_timeout_s": _LONGEST_REQUEST_S},
         "applications": [
             {
                 "name": APPLICATION,

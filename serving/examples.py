@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+REQUEST: Final[dict[str, Any]] = {"video": "(the file's bytes)", "text": "what a day"}
+
+HEALTH: Final[dict[str, Any]] = {"status": "ok"}
+
+METRICS: Final = """# HELP affect_requests_total Requests by route, status and kind of problem.
+# TYPE affect_requests_total counter
+affect_requests_total{problem="",route="/v1/emotion",status="200"} 12.0
+"""
+
 ANSWER: Final[dict[str, Any]] = {
     "request_id": "5f0c6b1e9a7d4f3d8c2b1a0e9f8d7c6b",
     "model": {"system": "trimodal", "version": "3f9c2a7d10be", "release": 3},
@@ -55,3 +64,10 @@ MODEL: Final[dict[str, Any]] = {
     "provenance": {"system": "trimodal", "dataset": "synthetic", "commit": "9f1c2d7"},
     "refused": None,
 }
+
+CARD: Final = "# trimodal 3f9c2a7d10be\n\nTrained and tested on the synthetic corpus; says nothing about people.\n"
+
+
+def shown(example: object, media_type: str = "application/json") -> dict[int | str, dict[str, Any]]:
+    """A route's answer with its example, for the OpenAPI document."""
+    return {200: {"content": {media_type: {"example": example}}}}

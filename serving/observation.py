@@ -43,6 +43,7 @@ class Metrics:
         self.batch_clips = Histogram(
             "affect_batch_clips", "Clips of one batch of the model.", buckets=(1, 2, 4, 8, 16), registry=self.registry
         )
+        self.streams = Gauge("affect_streams", "Streams that are open.", registry=self.registry)
         self.model = Gauge("affect_model", "1 for the served model.", ["version", "release"], registry=self.registry)
 
     @contextmanager

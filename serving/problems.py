@@ -22,6 +22,9 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "no-audio": (422, "A recording has no sound"),
     "no-video": (422, "A recording has no picture"),
     "nothing-usable": (422, "The request's recordings hold nothing to analyse"),
+    "undecodable": (422, "A recording ended the process that decoded it"),
+    "too-large-to-decode": (422, "A recording takes too much memory to decode"),
+    "damaged": (422, "A recording cannot be decoded"),
     "too-long": (422, "A recording is too long"),
     "too-large": (413, "The request is too large"),
     "wrong-content-type": (415, "The request's content type is not accepted"),
@@ -32,6 +35,8 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "timed-out": (408, "The request was not answered in time"),
     "interrupted": (503, "The replica that worked on the request ended"),
     "unavailable": (503, "No replica can take requests"),
+    "idle": (408, "Nothing came for too long"),
+    "not-streamable": (422, "The served model cannot follow a stream"),
     "no-model": (503, "No model is being served yet"),
     "bundle-refused": (503, "The newest model could not be loaded, and there is no older one"),
     "internal": (500, "The endpoint failed; this is its fault, not the request's"),
@@ -55,9 +60,10 @@ def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
     by_status: dict[int | str, dict[str, Any]] = {}
     for code in codes:
         status, title = PROBLEMS[code]
-        entry = by_status.setdefault(status, {"model": Problem, "description": "", "content": {MEDIA_TYPE: {}}})
+        entry = by_status.setdefault(status, {"description": "", "content": {MEDIA_TYPE: {}}})
         entry["description"] = f"{entry['description']}; {title}" if entry["description"] else title
         content = entry["content"][MEDIA_TYPE]
+        # The answer of a batch brings the schema into the document.
         content["schema"] = {"$ref": "#/components/schemas/Problem"}
         shown = problem(code, f"what is wrong this time, and what to do about it ({code})", request_id="abc-1")
         content.setdefault("examples", {})[code] = {"summary": title, "value": shown.model_dump(mode="json")}

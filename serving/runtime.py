@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from components import bundle, media
+from components import bundle, media, params
 from components.answers import to_answers
 from components.batches import collate
 from components.bundle_files import CARD
 from components.clip import Modality
-from components.features import ClipFeatures
+from components.features import ClipFeatures, clip_features
 from components.features.audio import audio_step_s
 from components.features.video import video_step_s
 from components.predictor import LoadedClips
@@ -141,6 +141,16 @@ class Runtime:
                 f"the request has nothing that this model looks at ({', '.join(self._bundle.features.modalities)})"
                 f"{found}: send a clip with sound, a face or words",
             )
+        return Prepared(features, warnings)
+
+    @property
+    def features(self) -> params.Features:
+        """How sound and picture become what the model sees, for who follows a stream."""
+        return self._bundle.features
+
+    def prepare_frames(self, frames: clip_features.Frames, text: str | None) -> Prepared:
+        """What the model sees of sound and picture that were described elsewhere, and of words."""
+        features, warnings = clip_features.with_words(frames, text, self._bundle.features, self._bundle.tokenizer)
         return Prepared(features, warnings)
 
     def predict_prepared(self, clips: Sequence[Prepared]) -> list[Prediction]:

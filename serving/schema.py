@@ -213,3 +213,54 @@ class BatchAnswer(Schema):
 
     request_id: str = Field(description="The `X-Request-ID` sent with the request, or one made for it.")
     clips: list[ClipAnswer] = Field(description="One entry a clip, in the order of the request.")
+
+
+class StreamStart(Schema):
+    """A first message that says what the binary messages will be, where they are not a recording in a container."""
+
+    format: Literal["recording", "pcm16"] = Field(
+        description="`recording`: WebM, Ogg, WAV or Matroska from its beginning, as MediaRecorder makes it, which is "
+        "what is taken when nothing is said. `pcm16`: samples of 16 bits, little-endian, channels interleaved.",
+        examples=["pcm16"],
+    )
+    sample_rate_hz: int = Field(16_000, ge=8_000, le=192_000, description="Of `pcm16`.")
+    num_channels: int = Field(1, ge=1, le=2, description="Of `pcm16`: mono or stereo.")
+
+
+class StreamText(Schema):
+    """All words so far; each such message replaces the former one."""
+
+    text: str = Field(description="What was said until now.", examples=["what a"])
+
+
+class StreamEnd(Schema):
+    """The last message of a caller: now the answer is wanted."""
+
+    end: Literal[True] = Field(description="Always true.")
+
+
+class StreamEstimate(Schema):
+    """The estimate for the last seconds of a stream."""
+
+    event: Literal["estimate"] = "estimate"
+    start_s: float = Field(description="Start of the seconds that it is for, from the start of the stream.")
+    end_s: float = Field(description="Their end: how much of the stream was decoded.", examples=[2.25])
+    answer: Answer = Field(description="As for a clip of these seconds; the times of its timeline are the stream's.")
+
+
+class StreamFinal(Schema):
+    """The answer for the whole stream, the same as `POST /v1/emotion` gives for its bytes."""
+
+    event: Literal["final"] = "final"
+    answer: Answer
+
+
+class StreamProblem(Schema):
+    """Why the stream ends here; the connection is closed with code 4000 and the problem's status."""
+
+    event: Literal["problem"] = "problem"
+    problem: Problem
+
+
+StreamEvent = Annotated[StreamEstimate | StreamFinal | StreamProblem, Field(discriminator="event")]
+"""What the endpoint sends on a stream, told apart by `event`."""

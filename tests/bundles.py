@@ -46,14 +46,14 @@ def of_classes(answer: object) -> ClassAnswer:
     return answer
 
 
-def write_bundle(folder: Path, *, seed: int, asked: Task | None = None) -> Path:
+def write_bundle(folder: Path, *, seed: int, asked: Task | None = None, width: int = 16, num_layers: int = 1) -> Path:
     """A whole bundle with random weights, of classes unless `asked`; another seed answers clearly differently."""
     labels = asked.labels if asked else LABELS
     folder.mkdir(parents=True)
     texts = [request.text for request in requests()]
     tokenizer = fit_tokenizer(texts, FEATURES.text)
     save_tokenizer(tokenizer, folder / bundle_files.TOKENIZER)
-    models.save(_model(seed, tokenizer.get_vocab_size(), len(labels)), folder)
+    models.save(_model(seed, tokenizer.get_vocab_size(), len(labels), width, num_layers), folder)
     (folder / bundle_files.LABELS).write_text(json.dumps(labels))
     if asked:
         task.write(folder, asked)
@@ -71,7 +71,7 @@ def write_bundle(folder: Path, *, seed: int, asked: Task | None = None) -> Path:
     return folder
 
 
-def _model(seed: int, vocabulary_size: int, num_classes: int) -> PreTrainedModel:
+def _model(seed: int, vocabulary_size: int, num_classes: int, width: int, num_layers: int) -> PreTrainedModel:
     torch.manual_seed(seed)
     model = models.build(
         "trimodal",
@@ -79,9 +79,9 @@ def _model(seed: int, vocabulary_size: int, num_classes: int) -> PreTrainedModel
         video_features=video_width(FEATURES.video),
         vocabulary_size=vocabulary_size,
         num_classes=num_classes,
-        width=16,
+        width=width,
         num_heads=2,
-        num_layers=1,
+        num_layers=num_layers,
     )
     head = model.get_submodule("head")
     assert isinstance(head, nn.Sequential)

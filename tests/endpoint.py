@@ -14,6 +14,7 @@ import uvicorn
 from serving.app import Live, create_app
 from serving.engine import MAX_CLIPS
 from serving.prediction import Limits
+from serving.stream_route import StreamLimits
 
 LIMITS = Limits(max_bytes=2_000_000, max_characters=500)
 
@@ -30,10 +31,12 @@ class Endpoint:
 
 
 @contextlib.contextmanager
-def serve(endpoint: Endpoint, *, max_clips: int = MAX_CLIPS) -> Iterator[Endpoint]:
+def serve(
+    endpoint: Endpoint, *, limits: Limits = LIMITS, max_clips: int = MAX_CLIPS, streams: StreamLimits | None = None
+) -> Iterator[Endpoint]:
     """Carry the app with uvicorn on a free port until the block ends."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(endpoint.provide, limits=LIMITS, max_clips=max_clips)
+    app = create_app(endpoint.provide, limits=limits, max_clips=max_clips, stream_limits=streams)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="websockets-sansio"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

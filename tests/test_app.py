@@ -19,7 +19,7 @@ from serving.client import Client, ServingError
 from serving.prediction import Request
 from serving.problems import PROBLEMS
 from serving.runtime import Runtime
-from serving.schema import ClassAnswer, ModelCard, Problem
+from serving.schema import BatchAnswer, ClassAnswer, ModelCard, Problem
 from tests.bundles import LABELS, class_predictions, of_classes, requests, write_bundle
 from tests.endpoint import LIMITS, Endpoint, serve
 
@@ -216,6 +216,27 @@ def test_the_openapi_document_describes_answers_and_problems(http: httpx.Client)
     assert "application/problem+json" in emotion["responses"]["422"]["content"]
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert references <= set(document["components"]["schemas"])
+
+
+def test_every_route_shows_an_example_of_what_it_takes_and_of_each_answer(http: httpx.Client) -> None:
+    document = http.get("/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
+            for kind, content in (
+                (kind, content) for body in bodies for kind, content in body.get("content", {}).items()
+            ):
+                schema = content.get("schema", {})
+                assert {"example", "examples"} & (set(content) | set(schema)), (path, kind)
+    answers = {
+        path: document["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["example"]
+        for path in ("/v1/emotion", "/v1/emotion:batch")
+    }
+    ClassAnswer.model_validate(answers["/v1/emotion"])
+    BatchAnswer.model_validate(answers["/v1/emotion:batch"])
+    ModelCard.model_validate(
+        document["paths"]["/v1/model"]["get"]["responses"]["200"]["content"]["application/json"]["example"]
+    )
 
 
 def test_without_a_model_it_says_what_to_run() -> None:

@@ -27,6 +27,7 @@ ORDER = (
     "media_streams",
     "media_writing",
     "media",
+    "media_live",
     "datasets",
     "inspection",
     "shared_inspections",

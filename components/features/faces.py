@@ -51,7 +51,10 @@ def track_face(
     Raises:
         ValueError: the detector that `config` names cannot be read.
     """
-    sightings = _of_speaker(_find_paths(frames_THW, frame_times_s, detector_of(config)))
+    search = FaceSearch(detector_of(config))
+    for frame, time_s in enumerate(frame_times_s):
+        search.look(frame, float(time_s), frames_THW[frame])
+    sightings = search.sightings()
     if not sightings:
         return None
     times_s = frame_times_s[[frame for frame, _ in sightings]]
@@ -71,43 +74,60 @@ class _Path:
     frames: list[int] = field(default_factory=list)
     boxes: list[Box] = field(default_factory=list)
     area: float = 0.0
+    last_s: float = -np.inf
 
     @property
     def mean_area(self) -> float:
         return self.area / len(self.frames)
 
-    def add(self, frame: int, box: Box) -> None:
+    def add(self, frame: int, time_s: float, box: Box) -> None:
+        self.last_s = time_s
         self.frames.append(frame)
         self.boxes.append(box)
         self.area += box[2] ** 2
 
 
-def _find_paths(
-    frames_THW: NDArray[np.uint8], frame_times_s: NDArray[np.float64], detector: FaceDetector
-) -> list[_Path]:
-    paths: list[_Path] = []
-    next_search_s = next_look_s = -np.inf
-    num_searches = 0
-    for frame, time_s in enumerate(frame_times_s):
-        if time_s < next_search_s - 1e-6:
-            continue
-        num_searches += 1
-        next_search_s = time_s + _SEARCH_EVERY_S
-        live = [path for path in paths if time_s - frame_times_s[path.frames[-1]] <= _LOOK_AROUND_EVERY_S]
+class FaceSearch:
+    """Looks for faces frame by frame, as the frames come."""
+
+    def __init__(self, detector: FaceDetector) -> None:
+        self._detector = detector
+        self._paths: list[_Path] = []
+        self._next_search_s = self._next_look_s = -np.inf
+        self._num_searches = 0
+
+    def look(self, frame: int, time_s: float, frame_HW: NDArray[np.uint8]) -> None:
+        """Look at the next frame; most are passed over, because a face does not move far between two."""
+        if time_s < self._next_search_s - 1e-6:
+            return
+        self._num_searches += 1
+        self._next_search_s = time_s + _SEARCH_EVERY_S
+        live = [path for path in self._paths if time_s - path.last_s <= _LOOK_AROUND_EVERY_S]
         boxes: list[Box] = []
-        if time_s < next_look_s - 1e-6:
-            boxes = _search(frames_THW[frame], [path.boxes[-1] for path in live], detector)
+        if time_s < self._next_look_s - 1e-6:
+            boxes = _search(frame_HW, [path.boxes[-1] for path in live], self._detector)
         if not boxes:
-            next_look_s = time_s + _LOOK_AROUND_EVERY_S
-            boxes = _search(frames_THW[frame], None, detector)
+            self._next_look_s = time_s + _LOOK_AROUND_EVERY_S
+            boxes = _search(frame_HW, None, self._detector)
         for box in boxes:
             path = max(live, key=lambda path: _overlap(path.boxes[-1], box), default=None)
             if path is None or path.frames[-1] == frame or _overlap(path.boxes[-1], box) < _SAME_FACE_OVERLAP:
                 path = _Path()
-                paths.append(path)
-            path.add(frame, box)
-    # A pattern on the wall looks like a face once, a face does so again.
-    return [path for path in paths if len(path.frames) > 1 or num_searches < 3]
+                self._paths.append(path)
+            path.add(frame, time_s, box)
+
+    def sightings(self) -> list[tuple[int, Box]]:
+        """Where the speaker was seen so far: frames and boxes, in order."""
+        return _of_speaker(self._faces())
+
+    def box_at(self, time_s: float) -> Box | None:
+        """Where the speaker's face is at the time of the frame that was looked at last; None when out of sight."""
+        seen = [path for path in self._faces() if time_s - path.last_s <= _HOLD_S]
+        return max(seen, key=lambda path: path.area).boxes[-1] if seen else None
+
+    def _faces(self) -> list[_Path]:
+        # A pattern on the wall looks like a face once, a face does so again.
+        return [path for path in self._paths if len(path.frames) > 1 or self._num_searches < 3]
 
 
 def _of_speaker(paths: list[_Path]) -> list[tuple[int, Box]]:

@@ -51,18 +51,18 @@ def describe(
     track = track_face(frames_THW, frame_times_s, config)
     if track is None:
         return np.zeros((0, video_width(config)), np.float16), 0.0
-    side = _crop_side(config)
+    side = crop_side(config)
     features_TF = np.zeros((len(frames_THW), video_width(config)), np.float16)
     for first in range(0, len(frames_THW), _BLOCK_FRAMES):
         steps = slice(first, first + _BLOCK_FRAMES)
         faces_TSS = np.stack(
             [crop(frame_HW, box, side) for frame_HW, box in zip(frames_THW[steps], track.boxes_T3[steps], strict=True)]
         )
-        features_TF[steps] = _described(faces_TSS, config) * track.is_seen_T[steps, None]
+        features_TF[steps] = describe_faces(faces_TSS, config) * track.is_seen_T[steps, None]
     return features_TF, float(track.is_seen_T.mean())
 
 
-def _described(faces_TSS: NDArray[np.uint8], config: VideoFeatures) -> NDArray[np.floating]:
+def describe_faces(faces_TSS: NDArray[np.uint8], config: VideoFeatures) -> NDArray[np.floating]:
     """(T, F) of face crops; histograms are contrast-normalised (see `histograms`) and mapped by a fixed affine map."""
     if config.kind == "encoder":
         return encoders.encode_pictures(faces_TSS, config.path or "")
@@ -130,7 +130,8 @@ def _mean_around(energy_TRC: NDArray[np.float32]) -> NDArray[np.float32]:
     return total / np.float32(9)
 
 
-def _crop_side(config: VideoFeatures) -> int:
+def crop_side(config: VideoFeatures) -> int:
+    """Side of the face crops in pixels."""
     if config.kind == "encoder":
         return encoders.picture_side(config.path or "")
     return _cells_a_side(config) * config.cell_size

@@ -1,0 +1,87 @@
+"""`docs/api.md` against a running endpoint: curl and Python examples run as they stand, and the table is the code's."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serving.app import Live
+from serving.problems import PROBLEMS
+from serving.runtime import Runtime
+from tests.bundles import requests, write_bundle
+from tests.conftest import REPOSITORY
+from tests.endpoint import LIMITS, Endpoint, serve
+
+TEXT = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
+CURL = [block.strip() for language, block in BLOCKS if language == "sh"]
+PYTHON = [block for language, block in BLOCKS if language == "python"]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    runtime = Runtime(write_bundle(tmp_path_factory.mktemp("bundles") / "bundle", seed=0), limits=LIMITS)
+    with serve(Endpoint(Live(runtime, release=3))) as running:
+        yield running.url
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the examples find the files that they name."""
+    folder = tmp_path_factory.mktemp("clips")
+    voice, face = requests()[0].audio, requests()[1].video
+    assert voice is not None
+    assert face is not None
+    (folder / "voice.wav").write_bytes(voice)
+    (folder / "clip.mp4").write_bytes(face)
+    return folder
+
+
+def test_there_is_something_to_run() -> None:
+    assert len(CURL) >= 7
+    assert len(PYTHON) >= 4
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed: `apt-get install curl` brings it")
+@pytest.mark.parametrize("command", CURL)
+def test_curl_examples_are_answered(command: str, url: str, folder: Path) -> None:
+    arguments = shlex.split(command.replace("$URL", url))
+    assert arguments[0] == "curl"
+    done = subprocess.run(
+        ["curl", "--silent", "--show-error", "--fail-with-body", *arguments[1:]],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"problem"' not in done.stdout
+    assert done.stdout
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_python_examples_run(code: str, url: str, folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"URL = {url!r}\n{code}"],
+        cwd=folder, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_every_problem_is_listed_with_its_status_and_title() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \| (\d{3}) \| (.+) \|$", TEXT, flags=re.MULTILINE)
+    assert {code: (int(status), title) for code, status, title in rows} == PROBLEMS
+
+
+def test_javascript_examples_name_only_routes_that_exist() -> None:
+    from serving.app import create_app
+
+    paths = {getattr(route, "path", "") for route in create_app(Live).routes}
+    named = {path for language, block in BLOCKS if language == "js" for path in re.findall(r"\}(/v1/[\w:]+)", block)}
+    assert named
+    assert named <= paths
