@@ -26,6 +26,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+bento = typer.Typer(help="The champion as one portable archive, which any BentoML serves.", no_args_is_help=True)
+app.add_typer(bento, name="bento")
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else.")]
 
 _messages = Console(stderr=True, highlight=False)
@@ -212,6 +215,17 @@ def bench(
 
         report = run(name, load_settings().home / "bench", _tell)
         _answer(report, as_json, lambda: show(report))
+
+
+@bento.command("build")
+def build_bento(as_json: AsJson = False) -> None:
+    """Build a bento of the champion, and put it into the object store beside the bundles."""
+    from serving import bento_build
+
+    with _told_errors():
+        built = bento_build.build(load_settings())
+        told = f"{built.bento} of release {built.release}: {built.bento_archive}\nserve it: bentoml serve {built.bento}"
+        _answer(asdict(built), as_json, lambda: print(told))
 
 
 def _choices(

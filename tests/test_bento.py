@@ -1,48 +1,103 @@
-"""The BentoML target: a bundle in its model store, served by `bentoml serve`, gives the runtime's answers."""
+"""The BentoML target: a bento of the champion is served by `bentoml serve` and keeps the contract of the endpoint."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import yaml
 
-from serving.client import Client, ServingError
-from serving.prediction import Request
-from tests.bundles import class_predictions, of_classes, requests, write_bundle
+from components.registry import Registry, Release
+from components.storage import Storage
+from tests import contract
+from tests.bundles import requests, write_bundle
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle", seed=0)
+@dataclass(frozen=True)
+class Built:
+    """A bento of a champion, where it was built.
+
+    Attributes:
+        told: what `affect bento build --json` printed.
+        environment: in which its store is BentoML's.
+    """
+
+    told: dict[str, Any]
+    bundle: Path
+    store: Path
+    environment: dict[str, str]
+
+    @property
+    def folder(self) -> Path:
+        """The bento's own folder in BentoML's store."""
+        return self.store / "bentos" / str(self.told["bento"]).replace(":", "/")
 
 
 @pytest.fixture(scope="module")
-def url(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    home = tmp_path_factory.mktemp("bento")
-    environment = {**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
-    store = f"from pathlib import Path; from serving.bento import store; store(Path({str(bundle_folder)!r}), release=3)"
-    subprocess.run([sys.executable, "-c", store], check=True, env=environment, cwd=REPOSITORY)
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    home, store = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("bento")
+    registry = Registry(Storage(str(home / "store")))
+    name = registry.store_bundle(write_bundle(home / "bundle", seed=0))
+    first = Release(kind="promotion", bundle=name, version=name.rsplit("/", 1)[-1], commit="abc1234")
+    registry.append(first)
+    registry.append(first)
+    environment = {
+        **os.environ,
+        "AFFECT_HOME": str(home),
+        "BENTOML_HOME": str(store),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "PYTHONPATH": str(REPOSITORY),
+    }
+    done = _affect(environment, "bento", "build", "--json")
+    assert done.returncode == 0, done.stderr
+    return Built(json.loads(done.stdout), home / "store" / name, store, environment)
+
+
+@pytest.fixture(scope="module")
+def url(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    bentoml = str(Path(sys.executable).with_name("bentoml"))
-    command = [bentoml, "serve", "serving.bento:EmotionService", "--host", "127.0.0.1", "--port", str(port)]
-    server = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "bentoml",
+        "serve",
+        built.told["bento"],
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    # Without the checkout: the bento brings its own code.
+    environment = {name: value for name, value in built.environment.items() if name != "PYTHONPATH"}
+    away = tmp_path_factory.mktemp("away")
+    server = subprocess.Popen(command, env=environment, cwd=away, stdout=subprocess.DEVNULL)
     try:
         _wait(f"http://127.0.0.1:{port}", server)
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
         server.wait(timeout=60)
+
+
+def _affect(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    return subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
 def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
@@ -58,22 +113,61 @@ def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
     pytest.fail("bentoml serve did not answer in 180 s")
 
 
-def test_it_keeps_the_contract(url: str, bundle_folder: Path) -> None:
-    from serving.runtime import Runtime
+def test_it_keeps_the_contract(url: str, built: Built, tmp_path: Path) -> None:
+    clip, content = tmp_path / "clip.mp4", requests()[1].video
+    assert content is not None
+    clip.write_bytes(content)
+    contract.check(url, built.bundle, clip, release=2)
 
-    face, words = requests()[1].video, requests()[2].text
-    [expected] = class_predictions(Runtime(bundle_folder), [Request(video=face, text=words)])
-    with Client(url) as client:
-        answer = of_classes(client.predict(face, text=words))
-        assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
-        assert (answer.model.version, answer.model.release) == (expected.version, 3)
-        assert client.model().version == expected.version
-        with pytest.raises(ServingError) as refused:
-            client.predict(b"this is no recording" * 50)
-    assert refused.value.problem is not None
-    assert refused.value.problem.type == "urn:affect:problem:not-media"
-    assert "affect_requests_total" in httpx.get(f"{url}/metrics").text
+
+def test_the_page_is_at_its_address(url: str) -> None:
     page = httpx.get(f"{url}/")
     assert "<title>Crossmodal Affect</title>" in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert httpx.get(f"{url}/static/page.js").headers["etag"]
+
+
+def test_its_model_carries_its_lineage(built: Built) -> None:
+    code = (
+        "import bentoml, json, sys; model = bentoml.models.get(sys.argv[1]); "
+        "print(json.dumps([dict(model.info.labels), dict(model.info.metadata)]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, built.told["model"]],
+        env=built.environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    labels, metadata = json.loads(done.stdout)
+    assert labels == {"release": "2", "version": built.told["version"]}
+    assert metadata == json.loads((built.bundle / "provenance.json").read_text())
+    info = yaml.safe_load((built.folder / "bento.yaml").read_text())
+    assert info["labels"]["commit"] == "abc1234"
+    assert [model["tag"] for service in info["services"] for model in service["models"]] == [built.told["model"]]
+
+
+def test_both_archives_are_in_the_object_store_and_whole(built: Built) -> None:
+    for name, inside in (("bento_archive", "src/serving/bento.py"), ("model_archive", "model.safetensors")):
+        with tarfile.open(built.told[name]) as archive:
+            members = {member.removeprefix("./") for member in archive.getnames()}
+        assert inside in members
+    assert Path(built.told["bento_archive"]).parent == Path(built.environment["AFFECT_HOME"]) / "store" / "bentos"
+
+
+def test_the_containerfile_is_of_the_locked_packages_and_not_of_root(built: Built) -> None:
+    """No image is built here: there is no container engine on every machine."""
+    text = (built.folder / "env" / "docker" / "Dockerfile").read_text()
+    assert re.search(r"^FROM python:3\.11", text, flags=re.MULTILINE)
+    assert "uv venv --python 3.11 " in text
+    [*_, user] = re.findall(r"^USER (.+)$", text, flags=re.MULTILINE)
+    assert user == "bentoml"
+    asked = (built.folder / "env" / "python" / "requirements.txt").read_text().splitlines()
+    locked = (REPOSITORY / "requirements.lock").read_text().splitlines()
+    assert {line for line in locked if line and not line.startswith("#")} == {
+        line for line in asked if line and not line.startswith("#")
+    }
+
+
+def test_nothing_released_is_told_in_one_line(built: Built, tmp_path: Path) -> None:
+    done = _affect({**built.environment, "AFFECT_HOME": str(tmp_path / "new")}, "bento", "build")
+    assert done.returncode == 1
+    assert "run `affect retrain` first" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -17,6 +17,7 @@ from components.settings import Settings
 from serving.client import Client, ServingError
 from serving.deploy import DeployError, deploy, refuse_unknown, serve_config
 from serving.prediction import Request
+from tests import contract
 from tests.bundles import class_predictions, requests, write_bundle
 from tests.ray_endpoint import Load, free_ports, replicas, running_ray
 
@@ -90,6 +91,15 @@ def test_an_endpoint_is_swapped_without_a_lost_or_mixed_answer(
     card = deploy(str(bundles["A"]), 4, here=here)
     assert card is not None
     assert (card.version, card.release, card.refused) == (expected[1].version, 4, None)
+
+
+def test_every_way_in_gives_the_same_answer(
+    here: Settings, bundles: dict[str, Path], video: bytes, tmp_path: Path
+) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(video)
+    assert deploy(str(bundles["B"]), 5, here=here) is not None
+    contract.check(here.endpoint_url, bundles["B"], clip, release=5)
 
 
 def test_the_answer_carries_one_request_id(here: Settings) -> None:
