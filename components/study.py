@@ -127,7 +127,9 @@ def plan(choices: StudyChoices) -> list[StudyRun]:
     """
     division = divide(choices)
     base = _base(choices, division)
-    learners: list[Learner] = [*choices.initializations, *(["ridge"] if choices.ridge else [])]  # type: ignore[list-item]
+    learners: list[Learner] = [*choices.initializations]
+    if choices.ridge:
+        learners.append("ridge")
     runs = []
     for fold, seed, names in product(division.folds, choices.seeds, _subsets(choices, resolve(base))):
         for share, learner in product(choices.label_shares, learners):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -84,13 +85,29 @@ def stage_environment(settings: Settings) -> dict[str, str]:
 
 
 def _follow(command: list[str], stage: str, folder: Path, settings: Settings) -> list[str]:
-    logger = get_run_logger()
-    reporter = ProgressReporter(stage)
+    logger, reporter = get_run_logger(), ProgressReporter(stage)
+    lines, status = read_lines(
+        command, folder, stage_environment(settings), on_line=logger.info, on_progress=reporter.report
+    )
+    if status != 0:
+        raise StageFailed(f"{stage}: {reason_of(lines, status)}")
+    return lines
+
+
+def read_lines(
+    command: list[str],
+    folder: Path,
+    environment: dict[str, str],
+    *,
+    on_line: Callable[[str], object],
+    on_progress: Callable[[Progress], object],
+) -> tuple[list[str], int]:
+    """Run a stage's process to its end, telling each line as it comes; its lines but for progress, and its status."""
     lines: list[str] = []
     with subprocess.Popen(
         command,
         cwd=folder,
-        env=stage_environment(settings),
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -101,13 +118,11 @@ def _follow(command: list[str], stage: str, folder: Path, settings: Settings) ->
             line = raw.rstrip()
             reached = read_progress(line)
             if reached is not None:
-                reporter.report(reached)
+                on_progress(reached)
             elif line:
-                logger.info(line)
+                on_line(line)
                 lines.append(line)
-    if process.returncode != 0:
-        raise StageFailed(f"{stage}: {reason_of(lines, process.returncode)}")
-    return lines
+    return lines, process.returncode
 
 
 def reason_of(lines: list[str], status: int, log: str = "the task's log") -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import ray
 import ray.exceptions
@@ -16,13 +15,13 @@ import ray.exceptions
 from components import compute
 from components.params import Choices
 from components.settings import PROJECT_ROOT, Settings
-from components.stage import one_line, read_progress
+from components.stage import one_line
 from components.storage import Storage
 from components.study import Division, StudyChoices, StudyRun, divide, plan
 from components.study_jobs import RIDGE, Job, figures_of, jobs_of, read_pipeline
 from components.study_records import Records, RunRecord, study_digest
 from flows.promotion import data_versions
-from flows.stages import reason_of, stage_environment
+from flows.stages import read_lines, reason_of, stage_environment
 from flows.workspace import Workspace, fingerprinted, prepare_known
 
 # A training may have to wait until another run's has left it room; Ray Train gives up after a minute.
@@ -173,25 +172,15 @@ def _do(job: Job, folder: Path, settings: Settings) -> Ended:
     return Ended(job, error and f"{job.stage}: {error}", round(time.monotonic() - started, 1))
 
 
-def _run(command: list[str], folder: Path, environment: Mapping[str, str], output: Any) -> str:
-    lines: list[str] = []
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env=dict(environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    ) as process:
-        assert process.stdout is not None
-        for raw in process.stdout:
-            line = raw.rstrip()
-            if line and read_progress(line) is None:
-                output.write(f"{line}\n")
-                output.flush()
-                lines.append(line)
-    return reason_of(lines, process.returncode, log=output.name) if process.returncode else ""
+def _run(command: list[str], folder: Path, environment: dict[str, str], log: TextIO) -> str:
+    """Why the command failed; empty when it did not."""
+
+    def keep(line: str) -> None:
+        log.write(f"{line}\n")
+        log.flush()
+
+    lines, status = read_lines(command, folder, environment, on_line=keep, on_progress=lambda _reached: None)
+    return reason_of(lines, status, log=log.name) if status else ""
 
 
 def _result(job: Job, reference: Any) -> Ended:
