@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from components import measuring, params, pictures, predictor, report, scoring, shards, training
+from components import clip_table, measuring, params, pictures, predictor, report, scoring, shards, training
 from components import task as tasks
 from components.batches import ClipSource
 from components.bundle_files import PREPROCESS, THRESHOLDS, TOKENIZER
@@ -205,7 +205,8 @@ def _selected_on(path: Path) -> SelectedOn:
 
 def _table(answers: Answers, build: Path) -> pa.Table:
     """One row a clip, with the places of its files as `clips.parquet` has them: generated media below `clips/`."""
-    rows = {row["clip_id"]: row for row in pq.read_table(build / "clips" / "clips.parquet").to_pylist()}
+    table = pq.read_table(build / "clips" / clip_table.NAME, filters=[("split", "==", "test")])
+    rows = {row["clip_id"]: row for row in table.to_pylist()}
     places = [rows[name] for name in answers.clip_ids]
     if answers.task.kind == "classes":
         names = {"actual": answers.actual_N, "predicted": answers.class_outcomes.predicted_N}
@@ -241,10 +242,10 @@ def _seen_by(bundle: Predictor, build: Path) -> ClipSource:
     if same_frames and same_words:
         return source
     # Ray comes with it and takes a second to import; only a champion with other features needs it.
-    from components import ingest, transcripts
+    from components import transcripts
 
-    rows = {row["clip_id"]: row for row in ingest.read_clips(build / "clips").to_pylist()}
-    clips = [ingest.to_clip(rows[name]) for name in source.clip_ids]
+    rows = {row["clip_id"]: row for row in clip_table.read_clips(build / "clips", split="test").to_pylist()}
+    clips = [clip_table.to_clip(rows[name]) for name in source.clip_ids]
     if not same_frames:
         return _extracted(bundle, clips, source, build / "champion_features")
     heard = transcripts.filled(clips, transcripts.read(build / "features"))

@@ -20,9 +20,9 @@ from tokenizers import Tokenizer
 
 from components import task, transcripts
 from components.clip import SPLITS, Clip
+from components.clip_table import read_clips, to_clip
 from components.features import face_detectors, precomputed, speech
 from components.features.text import fit_tokenizer, save_tokenizer
-from components.ingest import read_clips, to_clip
 from components.params import Features, load_params
 from components.shard_plans import ShardPlan, plan_shards, write_shards
 from components.shards import ShardNotes, Skipped, read_notes

@@ -8,93 +8,35 @@ clip_id), `rejected.parquet` (what is broken, and why), `task.json` and `labels.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow
-import pyarrow.parquet
 
-from components import datasets, params, splits, task
+from components import clip_table, datasets, params, splits, task
 from components.candidates import gather
 from components.clip import SPLITS, Clip, Split
 from components.inspection import Inspected
-from components.stage import run_stage
+from components.inspections import Inspections, shared_path
+from components.ledger import Ledger, Member
+from components.stage import progress, run_stage
 from components.storage import write_atomically
 from components.survey import Rejection, survey
 
 CLIPS_FOLDER: Final = Path("build/clips")
 
-_CLIPS_SCHEMA: Final = pyarrow.schema(
-    [
-        ("clip_id", pyarrow.string()),
-        ("corpus", pyarrow.string()),
-        ("speaker_id", pyarrow.string()),
-        ("session_id", pyarrow.string()),
-        ("split", pyarrow.string()),
-        ("audio_uri", pyarrow.string()),
-        ("video_uri", pyarrow.string()),
-        ("start_s", pyarrow.float64()),
-        ("end_s", pyarrow.float64()),
-        ("duration_s", pyarrow.float64()),
-        ("transcript", pyarrow.string()),
-        ("labels", pyarrow.map_(pyarrow.string(), pyarrow.float64())),
-        ("num_bytes", pyarrow.int64()),
-        ("md5", pyarrow.string()),
-    ]
-)
 _REJECTED_SCHEMA: Final = pyarrow.schema([(name, pyarrow.string()) for name in ("clip_id", "uri", "reason", "detail")])
-
-
-def read_clips(folder: Path) -> pyarrow.Table:
-    """`clips.parquet` of a clips folder, with the URIs of generated media made absolute.
-
-    Raises:
-        FileNotFoundError: the stage has not run.
-    """
-    path = folder / "clips.parquet"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: run the ingest stage first (`dvc repro ingest`)")
-    table = pyarrow.parquet.read_table(path)
-    root = folder.absolute()
-    for name in ("audio_uri", "video_uri"):
-        absolute = [uri and (uri if "://" in uri else str(root / uri)) for uri in table.column(name).to_pylist()]
-        column = pyarrow.array(absolute, pyarrow.string())
-        table = table.set_column(table.column_names.index(name), name, column)
-    return table
-
-
-def to_clip(row: Mapping[str, Any]) -> Clip:
-    """The clip of one row of `read_clips(…).to_pylist()`."""
-    return Clip(
-        clip_id=row["clip_id"],
-        speaker_id=row["speaker_id"],
-        session_id=row["session_id"],
-        split=row["split"],
-        audio_uri=row["audio_uri"],
-        video_uri=row["video_uri"],
-        start_s=row["start_s"],
-        end_s=row["end_s"],
-        transcript=row["transcript"],
-        labels=dict(row["labels"]),
-    )
-
-
-@dataclass(frozen=True)
-class _Member:
-    """A usable clip, and the corpus it came from."""
-
-    inspected: Inspected
-    corpus: str
-    is_extra: bool
-
-    @property
-    def clip(self) -> Clip:
-        return self.inspected.clip
+_TOLD_EVERY: Final = 50
+_LISTED_EVERY: Final = 10_000
 
 
 def ingest(parameters: params.Params, folder: Path = CLIPS_FOLDER) -> None:
@@ -112,79 +54,127 @@ def ingest(parameters: params.Params, folder: Path = CLIPS_FOLDER) -> None:
     datasets.task_of(parameters.finetune_on)
     datasets.protocol_of(parameters.finetune_on, parameters.ingest)
     (partial / "media").mkdir(parents=True)
+    own_inspections = folder.with_name(f"{folder.name}.inspected")
     try:
-        candidates, rejections = gather(parameters, partial / "media")
-        members = []
-        for candidate, outcome in zip(candidates, survey(candidates), strict=True):
-            if isinstance(outcome, Rejection):
-                rejections.append(outcome)
-            else:
-                members.append(_Member(outcome, candidate.corpus, candidate.is_extra))
-        rejected = pyarrow.Table.from_pylist(
-            [asdict(each) for each in sorted(rejections, key=_order)], _REJECTED_SCHEMA
-        )
-        pyarrow.parquet.write_table(rejected, partial / "rejected.parquet")
-        try:
-            _check_share(len(members), rejections, parameters.ingest.max_rejected_share, left_behind)
-            _write(partial, members, rejections, parameters)
-        except ValueError:
-            write_atomically(left_behind, (partial / "rejected.parquet").read_bytes())
-            raise
+        with (
+            closing(Inspections(shared_path() or own_inspections)) as inspections,
+            closing(Ledger(partial / "ledger")) as ledger,
+        ):
+            _inspect(parameters, partial / "media", ledger, inspections)
+            _write(partial, ledger, parameters, left_behind)
+        (partial / "ledger").unlink()
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
+        own_inspections.unlink(missing_ok=True)
+    except sqlite3.OperationalError as error:
+        raise OSError(f"{folder.parent} cannot be written: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _order(rejection: Rejection) -> tuple[str, str, str]:
-    return (rejection.clip_id, rejection.uri, rejection.reason)
+def _inspect(parameters: params.Params, media: Path, ledger: Ledger, inspections: Inspections) -> None:
+    """Bring everything that the corpora name into the ledger, with what came of it."""
+    for item in gather(parameters, media):
+        if isinstance(item, Rejection):
+            ledger.reject(item)
+        elif ledger.add(item):
+            if item.clip and (found := inspections.find(item.clip, item.bounds)):
+                ledger.settle(item, found)
+            if ledger.num_clips % _LISTED_EVERY == 0:
+                progress(stage="ingest", done=0, total=ledger.num_clips, message=f"{ledger.num_clips} clips listed")
+    for candidate, outcome in survey(ledger.waiting()):
+        ledger.settle(candidate, outcome)
+        if candidate.clip and isinstance(outcome, Inspected):
+            inspections.keep(candidate.clip, candidate.bounds, outcome)
+        done, total = ledger.num_settled, ledger.num_clips
+        if done % _TOLD_EVERY == 0 or done == total:
+            progress(stage="ingest", done=done, total=total, message=f"{done} clips")
 
 
-def _check_share(num_found: int, rejections: Sequence[Rejection], max_share: float, left_behind: Path) -> None:
-    num_all = num_found + len(rejections)
-    if num_found and len(rejections) <= max_share * num_all:
+def _check_share(ledger: Ledger, counts: Counter[str], max_share: float, left_behind: Path) -> None:
+    num_all = ledger.num_usable + counts.total()
+    if ledger.num_usable and counts.total() <= max_share * num_all:
         return
-    (reason, count), *_ = Counter(each.reason for each in sorted(rejections, key=_order)).most_common()
-    example = next(each for each in sorted(rejections, key=_order) if each.reason == reason)
+    [(reason, count)] = counts.most_common(1)
+    example = next(each for each in ledger.rejections() if each.reason == reason)
     raise ValueError(
-        f"{len(rejections)} of {num_all} clips cannot be used, over the share ingest.max_rejected_share = {max_share}; "
+        f"{counts.total()} of {num_all} clips cannot be used, over the share ingest.max_rejected_share = {max_share}; "
         f"most often {reason} ({count}, such as {example.uri or example.clip_id}): mend them, or see {left_behind}"
     )
 
 
-def _write(
-    partial: Path, members: Sequence[_Member], rejections: Sequence[Rejection], parameters: params.Params
-) -> None:
-    """Divide the clips and write what the stage hands on."""
-    own = [member.clip for member in members if not member.is_extra]
+def _write(partial: Path, ledger: Ledger, parameters: params.Params, left_behind: Path) -> None:
+    """Write what the stage hands on; where that cannot be, the list of what was rejected is left behind."""
+    clip_table.write_rows(partial / "rejected.parquet", _REJECTED_SCHEMA, map(asdict, ledger.rejections()))
+    counts = Counter(each.reason for each in ledger.rejections())
+    try:
+        _check_share(ledger, counts, parameters.ingest.max_rejected_share, left_behind)
+        _write_clips(partial, ledger, counts, parameters)
+    except ValueError:
+        write_atomically(left_behind, (partial / "rejected.parquet").read_bytes())
+        raise
+
+
+def _write_clips(partial: Path, ledger: Ledger, rejected: Counter[str], parameters: params.Params) -> None:
+    """Divide the speakers and write the clips."""
+    own = [member.clip for member in ledger.members(with_extra=False)]
     asked = datasets.task_of(parameters.finetune_on) or _named_by(own)
     protocol = datasets.protocol_of(parameters.finetune_on, parameters.ingest)
     split_of = splits.divide(own, parameters.ingest, task=asked, protocol=protocol, seed=parameters.seed)
-    kept, num_held_back = _keep(members, split_of, parameters.finetune_on.dataset)
-    rows = [_row(member, split) for member, split in kept]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, _CLIPS_SCHEMA), partial / "clips.parquet")
+    written = _Written()
+    rows = (_row(member, split) for member, split in _keep(ledger, split_of, parameters.finetune_on.dataset))
+    clip_table.write_rows(partial / clip_table.NAME, clip_table.SCHEMA, map(written.count, rows))
     task.write(partial, asked)
     summary = {
         "dataset": parameters.finetune_on.dataset,
         "task": asked.name,
         "protocol": protocol and protocol.name,
         "fold": protocol and parameters.ingest.fold,
-        "num_clips": {split: sum(row["split"] == split for row in rows) for split in SPLITS},
-        "num_speakers": {split: len({row["speaker_id"] for row in rows if row["split"] == split}) for split in SPLITS},
-        "minutes": round(sum(row["duration_s"] for row in rows) / 60, 2),
-        "num_duplicate_files": len(rows) - len({row["md5"] or row["clip_id"] for row in rows}),
-        "num_unlabelled_held_back": num_held_back,
-        "num_rejected": len(rejections),
-        "rejected": dict(sorted(Counter(each.reason for each in rejections).items())),
+        "num_clips": written.num_clips,
+        "num_speakers": {split: len(written.speakers[split]) for split in SPLITS},
+        "minutes": round(written.duration_s / 60, 2),
+        "num_duplicate_files": written.num_duplicate_files(),
+        "num_unlabelled_held_back": ledger.num_usable - sum(written.num_clips.values()),
+        "num_rejected": rejected.total(),
+        "rejected": dict(sorted(rejected.items())),
     }
     (partial / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     # A recording that nobody may see needs no place on the disk.
-    used = {Path(row["video_uri"]).name for row in rows if row["video_uri"]}
     for path in (partial / "media").iterdir():
-        if path.name not in used:
+        if path.name not in written.media:
             path.unlink()
-    if not used or not any((partial / "media").iterdir()):
+    if not any((partial / "media").iterdir()):
         (partial / "media").rmdir()
+
+
+@dataclass
+class _Written:
+    """What is counted of the rows while they are written.
+
+    Attributes:
+        media: names of the generated files that they name.
+        contents: 16 bytes for the content of each, as many as there may be.
+    """
+
+    num_clips: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    speakers: dict[Split, set[str]] = field(default_factory=lambda: {split: set() for split in SPLITS})
+    duration_s: float = 0.0
+    media: set[str] = field(default_factory=set)
+    contents: bytearray = field(default_factory=bytearray)
+
+    def count(self, row: dict[str, Any]) -> dict[str, Any]:
+        self.num_clips[row["split"]] += 1
+        self.speakers[row["split"]].add(row["speaker_id"])
+        self.duration_s += row["duration_s"]
+        if row["video_uri"] and row["video_uri"].startswith("media/"):
+            self.media.add(Path(row["video_uri"]).name)
+        content = row["md5"] or hashlib.md5(row["clip_id"].encode(), usedforsecurity=False).hexdigest()
+        self.contents += bytes.fromhex(content)
+        return row
+
+    def num_duplicate_files(self) -> int:
+        halves = np.frombuffer(self.contents, [("first", np.uint64), ("second", np.uint64)])
+        return len(halves) - len(np.unique(halves))
 
 
 def _named_by(clips: Sequence[Clip]) -> task.Task:
@@ -195,32 +185,28 @@ def _named_by(clips: Sequence[Clip]) -> task.Task:
     return task.Task("classes", tuple(names), source="the labels that the data name")
 
 
-def _keep(
-    members: Sequence[_Member], split_of: Mapping[str, Split], dataset: str
-) -> tuple[list[tuple[_Member, Split]], int]:
-    """The clips that may be used with their splits, by clip_id, and how many unlabelled ones are held back.
+def _keep(ledger: Ledger, split_of: Mapping[str, Split], dataset: str) -> Iterator[tuple[Member, Split]]:
+    """The clips that may be used with their splits, by clip_id.
 
-    Held back is what would show a held-out speaker to pre-training: unlabelled clips of that speaker, also from
+    Left out is what would show a held-out speaker to pre-training: unlabelled clips of that speaker, also from
     another copy of the corpus, and copies of a held-out file under any name.
     """
     held_out_files = {
         member.inspected.md5
-        for member in members
-        if not member.is_extra and splits.assign(member.clip, split_of) in ("validation", "test")
+        for member in ledger.members(with_extra=False)
+        if splits.assign(member.clip, split_of) in ("validation", "test")
     } - {""}
-    kept: list[tuple[_Member, Split]] = []
-    for member in members:
+    for member in ledger.members():
         clip = replace(member.clip, labels={}) if member.is_extra else member.clip
         split = splits.assign(clip, split_of if member.corpus == dataset else {})
         if split == "unlabelled":
             member = replace(member, inspected=replace(member.inspected, clip=replace(clip, labels={})))
             split = None if member.inspected.md5 in held_out_files else split
         if split is not None:
-            kept.append((member, split))
-    return sorted(kept, key=lambda each: each[0].clip.clip_id), len(members) - len(kept)
+            yield member, split
 
 
-def _row(member: _Member, split: Split) -> dict[str, Any]:
+def _row(member: Member, split: Split) -> dict[str, Any]:
     clip = member.clip
     is_generated = isinstance(datasets.load(member.corpus), datasets.GeneratedModule)
 

@@ -120,9 +120,17 @@ def data_digests(build: Path) -> dict[str, str]:
 
 def _clips_md5(path: Path) -> str:
     """md5 of all columns but the places of the files, whose content has an md5 column of its own."""
-    table = pyarrow.parquet.read_table(path)
-    rows = table.select([name for name in table.column_names if not name.endswith("_uri")]).to_pylist()
-    return hashlib.md5(json.dumps(rows, sort_keys=True, default=str).encode(), usedforsecurity=False).hexdigest()
+    digest = hashlib.md5(usedforsecurity=False)
+    separator = "["
+    with pyarrow.parquet.ParquetFile(path) as file:
+        names = [name for name in file.schema_arrow.names if not name.endswith("_uri")]
+        # As one JSON list of rows, of which few are objects at a time.
+        for batch in file.iter_batches(1024, columns=names):
+            for row in batch.to_pylist():
+                digest.update((separator + json.dumps(row, sort_keys=True, default=str)).encode())
+                separator = ", "
+    digest.update(b"]" if separator == ", " else b"[]")
+    return digest.hexdigest()
 
 
 def _digest_of_files(files: Iterable[Path], root: Path, algorithm: str) -> str:

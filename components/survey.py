@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,11 +14,10 @@ import cv2
 import ray.data
 from pydantic import TypeAdapter
 
-from components import compute, datasets, shared_inspections
+from components import compute, datasets
 from components.clip import Clip
 from components.inspection import Bounds, ClipError, Inspected, inspect
 from components.media import MediaError
-from components.stage import progress
 
 _CLIPS_PER_BLOCK: Final = 16
 _MAX_BLOCKS: Final = 256
@@ -83,43 +83,31 @@ def carry_out(candidate: Candidate) -> Outcome:
     return replace(found, clip=clip) if candidate.clip is None else found
 
 
-def survey(candidates: Sequence[Candidate], work: Callable[[Candidate], Outcome] = carry_out) -> list[Outcome]:
-    """The outcome of each candidate, in their order.
+def survey(
+    candidates: Iterable[Candidate], work: Callable[[Candidate], Outcome] = carry_out
+) -> Iterator[tuple[Candidate, Outcome]]:
+    """Each candidate with its outcome, in the order in which they come in.
 
     A file that takes its whole process down (a crash in a decoder, memory gone) costs that clip only: Ray starts
     the lost block again, and a clip that was begun twice and never ended is rejected as `decoder-crashed`.
     """
-    shared = shared_inspections.open_shared()
-    outcomes: dict[int, Outcome] = {
-        index: found
-        for index, candidate in enumerate(candidates)
-        if shared and candidate.clip and (found := shared.find(candidate.clip, candidate.bounds))
-    }
-    rest = [(index, candidate) for index, candidate in enumerate(candidates) if index not in outcomes]
-    if rest:
-        outcomes.update(_inspect(rest, work, num_known=len(outcomes)))
-    if shared:
-        made = ((candidate, outcomes[index]) for index, candidate in rest)
-        shared.keep(
-            (each.clip, each.bounds, found) for each, found in made if each.clip and isinstance(found, Inspected)
-        )
-    return [outcomes[index] for index in range(len(candidates))]
+    left = iter(candidates)
+    # Ray holds all rows of what it is given, so it is given a part at a time.
+    while part := list(islice(left, _MAX_BLOCKS * _CLIPS_PER_BLOCK)):
+        yield from _inspect(part, work)
 
 
 def _inspect(
-    candidates: Sequence[tuple[int, Candidate]], work: Callable[[Candidate], Outcome], *, num_known: int
-) -> dict[int, Outcome]:
-    """The outcome of each candidate by its number."""
+    candidates: Sequence[Candidate], work: Callable[[Candidate], Outcome]
+) -> Iterator[tuple[Candidate, Outcome]]:
     compute.connect()
-    outcomes: dict[int, Outcome] = {}
-    total = num_known + len(candidates)
-    num_blocks = min(-(-len(candidates) // _CLIPS_PER_BLOCK), _MAX_BLOCKS)
+    num_blocks = -(-len(candidates) // _CLIPS_PER_BLOCK)
     context = ray.data.DataContext.get_current()
     had_bars, context.enable_progress_bars = context.enable_progress_bars, False
     try:
         with tempfile.TemporaryDirectory(prefix="affect-begun-") as begun:
             rows = ray.data.from_items(
-                [{"index": index, "candidate": candidate} for index, candidate in candidates],
+                [{"index": index, "candidate": candidate} for index, candidate in enumerate(candidates)],
                 override_num_blocks=num_blocks,
             ).map(
                 partial(_step, work=work, begun=begun),
@@ -127,13 +115,9 @@ def _inspect(
                 compute=ray.data.TaskPoolStrategy(size=min(compute.num_cpus(), num_blocks)),
             )
             for row in rows.iter_rows():
-                outcomes[int(row["index"])] = _OUTCOME.validate_json(row["outcome"])
-                done = num_known + len(outcomes)
-                if done % 50 == 0 or done == total:
-                    progress(stage="ingest", done=done, total=total, message=f"{done} clips")
+                yield candidates[int(row["index"])], _OUTCOME.validate_json(row["outcome"])
     finally:
         context.enable_progress_bars = had_bars
-    return outcomes
 
 
 def _step(row: dict[str, Any], work: Callable[[Candidate], Outcome], begun: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from components import ingest, task
+from components import clip_table, task
 from components.clip import SPLITS
 from components.extract import extract, extract_clips
 from components.features import clip_features, text
@@ -104,7 +104,7 @@ def test_stage_writes_the_same_features_as_serving_computes(clips_folder: Path) 
     assert tokenizer.token_to_id("unlabelled") is not None
     assert tokenizer.token_to_id("test") is None
 
-    clips = {row["clip_id"]: ingest.to_clip(row) for row in ingest.read_clips(clips_folder).to_pylist()}
+    clips = {row["clip_id"]: clip_table.to_clip(row) for row in clip_table.read_clips(clips_folder).to_pylist()}
     assert {split: len(open_split(target, split)) for split in SPLITS} == {
         "train": 16,
         "validation": 0,
@@ -156,7 +156,7 @@ def test_lost_clips_are_listed_and_too_many_stop_the_stage(clips_folder: Path) -
 
 @pytest.mark.usefixtures("ray_address")
 def test_clips_are_extracted_again_with_other_settings(clips_folder: Path, tmp_path: Path) -> None:
-    clips = [ingest.to_clip(row) for row in ingest.read_clips(clips_folder).to_pylist()][1:6]
+    clips = [clip_table.to_clip(row) for row in clip_table.read_clips(clips_folder).to_pylist()][1:6]
     (clips_folder / "media" / "04.wav").unlink()
     other = CONFIG.model_copy(update={"audio": CONFIG.audio.model_copy(update={"num_mels": 20})})
     tokenizer = text.fit_tokenizer([], other.text)

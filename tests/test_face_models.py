@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 from numpy.typing import NDArray
 
-from components import bundle, ingest, predictor, task
+from components import bundle, clip_table, predictor, task
 from components.bundle_files import FACE_MODEL, version_of
 from components.extract import extract
 from components.features import clip_features, faces, text, video
@@ -150,7 +150,7 @@ def test_the_stage_keeps_the_file_beside_the_features(tmp_path: Path, network: P
     assert (target / FACE_MODEL).read_bytes() == network.read_bytes()
     assert json.loads((target / "preprocess.json").read_text())["video"]["face_model"] == FACE_MODEL
     served = predictor.read_preprocess(target / "preprocess.json")
-    [clip] = [ingest.to_clip(row) for row in ingest.read_clips(clips_folder).to_pylist()]
+    [clip] = [clip_table.to_clip(row) for row in clip_table.read_clips(clips_folder).to_pylist()]
     recording = clip_features.record(audio=None, video=Path(str(clip.video_uri)), config=served)
     tokenizer = text.load_tokenizer(target / "tokenizer.json")
     expected, warnings = clip_features.compute(recording, None, served, tokenizer)

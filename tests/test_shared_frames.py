@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from components.clip_table import read_clips
 from components.features.clip_features import Frames
-from components.ingest import read_clips
 from components.params import Choices, Corpus, resolve, to_yaml
 from components.shards import ShardSet, open_split
 from components.shared_frames import SharedFrames
@@ -142,7 +142,7 @@ def test_lost_or_damaged_shared_files_cost_nothing_but_time(tmp_path: Path, corp
     workspaces = Workspaces(tmp_path, corpus, ray_address)
     first = content(workspaces.features("first", fold=0, share=True))
     shared = [path for path in (tmp_path / "home/shared").rglob("*") if path.is_file()]
-    assert {path.suffix for path in shared} == {".arrow", ".json"}
+    assert {path.suffix for path in shared} == {".arrow", ".sqlite"}
     for path in shared:
         path.write_bytes(path.read_bytes()[:50])
     assert content(workspaces.features("second", fold=0, share=True)) == first

@@ -15,9 +15,9 @@ import torch
 from transformers import AutoFeatureExtractor, AutoTokenizer, Wav2Vec2ForCTC, WhisperForConditionalGeneration
 
 from components import task, transcripts
+from components.clip_table import read_clips, to_clip
 from components.extract import extract, extract_clips
 from components.features import clip_features, speech, text
-from components.ingest import read_clips, to_clip
 from components.media import write_wav
 from components.params import Choices, Corpus, Features, TextFeatures
 from components.predictor import read_preprocess

@@ -115,8 +115,8 @@ def _data(result: Result) -> tuple[tuple[str, str], ...]:
 def _speakers(path: Path) -> Mapping[str, Sequence[str]]:
     if not path.exists():
         return {}
-    rows = pq.read_table(path, columns=["speaker_id", "split"]).to_pylist()
-    return {split: sorted({row["speaker_id"] for row in rows if row["split"] == split}) for split in SPLITS}
+    pairs = pq.read_table(path, columns=["speaker_id", "split"]).group_by(["speaker_id", "split"]).aggregate([])
+    return {split: sorted(row["speaker_id"] for row in pairs.to_pylist() if row["split"] == split) for split in SPLITS}
 
 
 def _settings(results: Sequence[Result]) -> Html:
