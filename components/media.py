@@ -54,7 +54,7 @@ _EXACT_FORMATS: Final = frozenset({"mov", "mp4", "wav", "matroska", "webm", "avi
 _GIT_LFS_MARK: Final = b"version https://git-lfs"
 
 # What PyAV raises on broken content: its own errors, and plain ones from reading the header's fields.
-DECODING_ERRORS: Final = (av.error.FFmpegError, ValueError, OverflowError, ZeroDivisionError, MemoryError)
+DECODING_ERRORS: Final = (av.error.FFmpegError, ValueError, OverflowError, ZeroDivisionError)
 
 Stream = Literal["audio", "video"]
 
@@ -217,6 +217,8 @@ def decode_packet(packet: av.Packet[Any], sink: Sound | Picture, origin_s: float
     sink.num_packets += packet.size > 0
     try:
         frames = packet.decode()
+    except MemoryError:
+        raise
     except av.error.FFmpegError:
         # A few broken packets are a scratch, as players treat them; check() refuses more than a few.
         sink.num_bad += 1
@@ -250,6 +252,8 @@ def _opened(source: Path | bytes, limits: Limits) -> Iterator[InputContainer]:
                 container_options={"format_whitelist": FORMATS, "protocol_whitelist": ""},
                 metadata_errors="replace",
             )
+        except MemoryError as error:
+            raise _too_much_memory(name) from error
         except DECODING_ERRORS as error:
             if head[4:8] in (b"ftyp", b"moov", b"mdat") or head[:4] in (b"RIFF", b"\x1a\x45\xdf\xa3", b"OggS"):
                 raise MediaError("truncated", f"{name} is cut off or its index is damaged: copy it again") from error
@@ -258,6 +262,8 @@ def _opened(source: Path | bytes, limits: Limits) -> Iterator[InputContainer]:
             yield container
         except MediaError:
             raise
+        except MemoryError as error:
+            raise _too_much_memory(name) from error
         except DECODING_ERRORS as error:
             raise MediaError("damaged", f"{name} cannot be decoded ({error}): make it again from its source") from error
         finally:
@@ -327,6 +333,10 @@ def _use_one_thread(stream: AudioStream | VideoStream) -> None:
     if context is None:
         raise MediaError("unknown-codec", f"the recording's {stream.type} is in no known coding: encode it anew")
     context.thread_count = 1
+
+
+def _too_much_memory(name: str) -> MediaError:
+    return MediaError("too-large-to-decode", f"{name} takes more memory to decode than there is: cut or shrink it")
 
 
 def _declared_duration_s(container: InputContainer) -> float | None:

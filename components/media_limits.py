@@ -11,7 +11,7 @@ class MediaError(ValueError):
     Attributes:
         code: stable short name of the reason: missing, unreadable, empty, git-lfs-stub, too-large, not-media,
             truncated, damaged, unknown-codec, no-audio, no-video, no-streams, empty-span, too-long,
-            too-many-channels, bad-rate, bad-size, not-finite.
+            too-many-channels, bad-rate, bad-size, not-finite, too-large-to-decode.
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -89,7 +89,7 @@ def follow(source: Readable, *, sample_rate_hz: int, frame_rate_hz: float, limit
                 frames_HW=picture.take() if picture else [],
                 has_video=picture is not None,
             )
-    except MediaError:
+    except (MediaError, MemoryError):
         raise
     except DECODING_ERRORS as error:
         raise MediaError("damaged", f"{_NAME} cannot be decoded ({error}): record it again") from error

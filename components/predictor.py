@@ -19,6 +19,7 @@ from components import task as tasks
 from components.bundle_files import CONFIG, LABELS, PREPROCESS, THRESHOLDS, TOKENIZER, WEIGHTS
 from components.clip import MODALITIES
 from components.features import ClipFeatures, clip_features, face_detectors, speech
+from components.features.clip_features import Decode
 from components.features.text import load_tokenizer
 from components.task import Task
 
@@ -72,10 +73,12 @@ class Predictor:
         text: str | None,
         *,
         limits: media.Limits | None = None,
+        decode: Decode = clip_features.record,
     ) -> tuple[ClipFeatures, tuple[clip_features.FeatureWarning, ...]]:
         """What the model sees of a recording, and short warnings such as "no-face".
 
-        The sound is taken from `audio`, or, where there is none, from the video file.
+        The sound is taken from `audio`, or, where there is none, from the video file. `decode` says where files are
+        decoded: in this process, unless a server does so in one apart.
 
         Raises:
             MediaError: a file is broken, or passes a limit.
@@ -83,10 +86,11 @@ class Predictor:
         """
         if audio is None and video is None and text is None:
             raise ValueError("audio, video and text are all missing: give at least one")
-        recording = clip_features.record(
-            audio=audio if audio is not None else video, video=video, config=self.features, limits=limits
-        )
-        return clip_features.compute(recording, text, self.features, self.tokenizer)
+        sound = audio if audio is not None else video
+        decoded = decode(audio=sound, video=video, config=self.features, limits=limits)
+        if isinstance(decoded, media.Recording):
+            return clip_features.compute(decoded, text, self.features, self.tokenizer)
+        return clip_features.with_words(decoded, text, self.features, self.tokenizer)
 
     def answers(self, clips: Sequence[ClipFeatures]) -> NDArray[np.float32]:
         """For each clip the probability of each label, or its value on the task's scale, (N, C)."""

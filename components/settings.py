@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     ray_port: int = Field(default=6379, ge=1, le=65535)
     dashboard_port: int = Field(default=8265, ge=1, le=65535)
     serve_port: int = Field(default=8000, ge=1, le=65535)
+    api_keys: str = Field(
+        default="", repr=False, description="The endpoint's keys, one a line: NAME SHA256 PER_MINUTE."
+    )
+    api_keys_file: Path = Field(default=Path(), description="File of such lines, when there is no `api_keys`.")
+    api_key: str = Field(default="", repr=False, description="The key that this machine asks endpoints with.")
     parent_pid: int = Field(default=0, description="A stage ends itself when this process is gone; 0: never.")
     share_frames: bool = Field(
         default=False,
@@ -57,6 +62,8 @@ class Settings(BaseSettings):
         object.__setattr__(self, "home", self.home.expanduser().resolve())
         if not self.storage_url:
             object.__setattr__(self, "storage_url", str(self.home / "store"))
+        given = self.api_keys_file
+        object.__setattr__(self, "api_keys_file", self.home / "api-keys" if given == Path() else given.resolve())
 
     @property
     def prefect_url(self) -> str:

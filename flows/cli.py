@@ -28,6 +28,8 @@ app = typer.Typer(
 
 bento = typer.Typer(help="The champion as one portable archive, which any BentoML serves.", no_args_is_help=True)
 app.add_typer(bento, name="bento")
+keys = typer.Typer(help="Make, list and remove the endpoint's API keys.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else.")]
 
@@ -139,6 +141,7 @@ def predict(
     from components import media
     from flows import summary
     from serving.client import Client
+    from serving.keys import own_key
 
     with _told_errors():
         settings = load_settings()
@@ -146,7 +149,8 @@ def predict(
         if clip is None and text is None:
             known = summary.held_out_clip(settings)
             clip, text = known.path, known.transcript
-        with Client(url or settings.endpoint_url) as client:
+        url = url or settings.endpoint_url
+        with Client(url, key=own_key(settings, url)) as client:
             if clip is not None and not media.probe(clip).has_video:
                 answer = client.predict(audio=clip, text=text)
             else:
@@ -201,6 +205,40 @@ def models(as_json: AsJson = False) -> None:
     with _told_errors():
         listed = [asdict(entry) for entry in recipe_models.entries()]
         _answer(listed, as_json, lambda: summary.show_models(listed))
+
+
+@keys.command("add")
+def add_key(
+    name: Annotated[str, typer.Argument(help="Who it is for.")],
+    per_minute: Annotated[int, typer.Option(min=1, help="Requests a minute that it may make.")] = 600,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and print it, this once: only its hash is kept. From the first on, the endpoint wants one."""
+    from flows import key_list
+
+    with _told_errors():
+        key, line = key_list.add(name, per_minute, load_settings())
+        _answer({"name": name, "key": key, "line": line}, as_json, lambda: print(key))
+
+
+@keys.command("list")
+def list_keys(as_json: AsJson = False) -> None:
+    """List who has a key, and how often it may ask."""
+    from flows import key_list
+
+    with _told_errors():
+        listed = [{"name": key.name, "per_minute": key.per_minute} for key in key_list.listed(load_settings())]
+        _answer(listed, as_json, lambda: print("\n".join(f"{key['name']} {key['per_minute']}/min" for key in listed)))
+
+
+@keys.command("remove")
+def remove_key(name: Annotated[str, typer.Argument(help="Whose key.")], as_json: AsJson = False) -> None:
+    """Remove a key: the endpoint refuses it from its next request on."""
+    from flows import key_list
+
+    with _told_errors():
+        key_list.remove(name, load_settings())
+        _answer({"removed": name}, as_json, lambda: print(f"removed {name}"))
 
 
 @app.command()

@@ -22,7 +22,7 @@ from components.settings import PROJECT_ROOT, Settings
 from components.storage import Storage
 from flows import processes
 from flows.promotion import restore
-from serving import serve_proxy
+from serving import keys, serve_proxy
 
 _START_TIMEOUT_S = 120.0
 _OBJECT_STORE_BYTES = 300 * 1024 * 1024
@@ -50,9 +50,10 @@ def up(settings: Settings, tell: Tell) -> None:
     """Start what does not run yet. Calling it again changes nothing.
 
     Raises:
-        ValueError: a port is in use.
+        ValueError: a port is in use, or others could reach the endpoint without API keys.
         RuntimeError: a server did not start.
     """
+    keys.require_for(settings.host, settings)
     settings.home.mkdir(parents=True, exist_ok=True)
     with _only_one(settings):
         _start_servers(settings, tell)
@@ -223,7 +224,8 @@ def _restore_endpoint(settings: Settings, tell: Tell, *, is_idle: bool) -> None:
 def _is_ahead_of_log(settings: Settings) -> bool:
     champion = Registry(Storage(settings.storage_url)).champion()
     try:
-        answer = httpx.get(f"{settings.endpoint_url}/v1/model", timeout=5.0)
+        key = keys.own_key(settings, settings.endpoint_url)
+        answer = httpx.get(f"{settings.endpoint_url}/v1/model", headers=keys.bearer(key), timeout=5.0)
     except httpx.HTTPError:
         return True
     served = answer.json()["release"] if answer.status_code == 200 else None

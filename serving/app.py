@@ -6,16 +6,22 @@ asks it once and uses that runtime to its end, so a swap never mixes two models 
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
+from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from serving import answering, batch_route, examples, page, prediction, schema, stream_route, uploads
-from serving.engine import MAX_CLIPS, NUM_DECODERS, Engine, while_connected
+from serving import answering, batch_route, examples, guard, page, prediction, schema, stream_route, uploads
+from serving.decoding import Decoders
+from serving.engine import MAX_CLIPS, Engine, while_connected
+from serving.guard import Guarded
+from serving.keys import Keys
 from serving.live import Live, Provider, served
 from serving.observation import METRICS_MEDIA_TYPE, REQUEST_ID_HEADER, Metrics, Observed
 from serving.prediction import RequestError
@@ -62,9 +68,10 @@ def create_app(
     provider: Provider,
     *,
     limits: prediction.Limits | None = None,
-    num_decoders: int = NUM_DECODERS,
+    decoders: Decoders | None = None,
     max_clips: int = MAX_CLIPS,
     stream_limits: stream_route.StreamLimits | None = None,
+    keys: Callable[[], Keys] = Keys,
     adds_request_id: bool = True,
 ) -> FastAPI:
     """Build the endpoint.
@@ -72,22 +79,38 @@ def create_app(
     Args:
         provider: returns what is live; called once a request, on the event loop.
         limits: what a request may carry; the same that the runtime was given.
-        num_decoders: requests that are decoded at the same time. The model runs one batch at a time.
+        decoders: the processes that decode, of which others may have a share: who made them starts and closes them.
+            By default the app has its own, from its start to its end. The model runs one batch at a time.
         max_clips: that may be decoded, waiting or judged at once; a request beyond is answered with 429.
         stream_limits: how many streams may be open, and how long one may be silent.
+        keys: makes the API keys; without any, only callers on this machine are answered.
         adds_request_id: put `X-Request-ID` on answers; False behind a server that does it itself.
     """
-    metrics = Metrics()
+    metrics, own = Metrics(), decoders or Decoders()
     limits = limits or prediction.Limits()
-    engine = Engine(metrics, num_decoders=num_decoders, max_clips=max_clips)
+    engine = Engine(metrics, decode=own.decode, num_decoders=own.num_workers, max_clips=max_clips)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        if decoders is not None:
+            yield
+            return
+        own.start()
+        try:
+            yield
+        finally:
+            await run_sync(own.close)
+
     app = FastAPIOffline(
         title="Crossmodal Affect",
         version="1",
         description=DESCRIPTION,
         redoc_url=None,
+        lifespan=lifespan,
         # Without this, Swagger's page would ask another host to judge the document.
         swagger_ui_parameters={"validatorUrl": None},
     )
+    app.add_middleware(Guarded, keys=keys)
     app.add_middleware(Observed, metrics=metrics, adds_header=adds_request_id)
     _answer_errors(app, adds_request_id=adds_request_id)
     _add_emotion(app, provider, metrics, engine, limits)
@@ -95,6 +118,7 @@ def create_app(
     stream_route.add(app, provider, engine, metrics, limits, stream_limits or stream_route.StreamLimits())
     _add_observation(app, provider, metrics, limits)
     page.add(app)
+    guard.describe(app)
     return app
 
 

@@ -11,6 +11,7 @@ from typing import Final, Self, TypeVar
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
+from serving.keys import bearer
 from serving.problems import MEDIA_TYPE
 from serving.retrying import Retrying
 from serving.schema import (
@@ -60,14 +61,17 @@ class Client:
 
     Args:
         url: of the endpoint, such as http://127.0.0.1:8000.
+        key: API key, where the endpoint wants one.
         timeout_s: for one answer.
         patience_s: for so long a request is sent again while the endpoint has too much to do, a replica of it ended
             or the connection broke; 0 sends each once.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 120.0, patience_s: float = 30.0) -> None:
+    def __init__(self, url: str, *, key: str = "", timeout_s: float = 120.0, patience_s: float = 30.0) -> None:
         self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, timeout=timeout_s, transport=Retrying(patience_s=patience_s))
+        self._http = httpx.Client(
+            base_url=self.url, headers=bearer(key), timeout=timeout_s, transport=Retrying(patience_s=patience_s)
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -17,6 +17,7 @@ import httpx
 from pydantic import BaseModel
 
 from components.settings import PROJECT_ROOT, Settings
+from serving import keys
 from serving.prediction import Limits
 from serving.problems import MEDIA_TYPE, PREFIX
 from serving.schema import ModelCard, Problem
@@ -37,8 +38,10 @@ def serve_config(bundle: str, release: int, *, here: Settings, num_replicas: int
     """The Serve configuration that serves `bundle` (empty: none yet) as `release`.
 
     Raises:
-        ValueError: a key is not one that Ray Serve knows (Ray itself would drop it in silence).
+        ValueError: a key is not one that Ray Serve knows (Ray itself would drop it in silence), or the endpoint would
+            be open to other machines without API keys.
     """
+    keys.require_for(here.host, here)
     config: dict[str, Any] = {
         "proxy_location": "HeadOnly",
         "http_options": {"host": here.host, "port": here.serve_port, "request_timeout_s": _LONGEST_REQUEST_S},
@@ -75,8 +78,9 @@ def serve_config(bundle: str, release: int, *, here: Settings, num_replicas: int
 
 def _environment(here: Settings) -> dict[str, str]:
     # No more than a replica reads: each change of a variable here would restart the replicas.
-    needed = ("AFFECT_HOME", "AFFECT_STORAGE_URL")
-    return {"PYTHONPATH": str(PROJECT_ROOT), **{name: here.environment()[name] for name in needed}}
+    needed = ("AFFECT_HOME", "AFFECT_STORAGE_URL", "AFFECT_API_KEYS", "AFFECT_API_KEYS_FILE")
+    given = {name: value for name, value in here.environment().items() if name in needed}
+    return {"PYTHONPATH": str(PROJECT_ROOT), **given}
 
 
 def refuse_unknown(config: Mapping[str, Any]) -> None:
@@ -148,7 +152,8 @@ def _wait(client: httpx.Client, here: Settings, bundle: str, release: int, deadl
 def _ask(client: httpx.Client, here: Settings, bundle: str, release: int) -> tuple[bool, ModelCard | None]:
     """Whether the endpoint serves what it was told to, and the card of its model."""
     try:
-        answer = client.get(f"{here.endpoint_url}/v1/model")
+        key = keys.own_key(here, here.endpoint_url)
+        answer = client.get(f"{here.endpoint_url}/v1/model", headers=keys.bearer(key))
     except httpx.TransportError:
         return False, None
     card, problem = None, None
@@ -156,6 +161,10 @@ def _ask(client: httpx.Client, here: Settings, bundle: str, release: int) -> tup
         card = ModelCard.model_validate_json(answer.content)
     elif answer.headers.get("content-type", "").startswith(MEDIA_TYPE):
         problem = Problem.model_validate_json(answer.content)
+    if problem and problem.type == f"{PREFIX}unauthorized":
+        raise DeployError(
+            f"{here.endpoint_url} wants an API key that this platform does not have: put one into AFFECT_API_KEY"
+        )
     refused = (card.refused or "") if card else problem.detail if problem else ""
     if refused.startswith(f"release {release}: bundle {bundle} "):
         raise DeployError(refused)

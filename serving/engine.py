@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -23,7 +23,10 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from starlette import requests
 
+from components.features import clip_features
+from components.features.clip_features import Decode
 from serving.batching import Batches
+from serving.decoding import NUM_DECODERS
 from serving.observation import Metrics
 from serving.prediction import Prediction, Prepared, Request, RequestError
 
@@ -33,16 +36,11 @@ if TYPE_CHECKING:
 
 # Clips that may be decoded, waiting or judged at once; whoever comes beyond is told to come again.
 MAX_CLIPS: Final = 32
-# With the model's thread they keep two processors busy; a third would only take turns with them.
-NUM_DECODERS: Final = 2
 _MAX_RETRY_S: Final = 30
 # Share of the newest clip in the measured time of one.
 _NEWEST: Final = 0.1
 
 _Result = TypeVar("_Result")
-
-Prepare = Callable[["Runtime", Request], Awaitable[Prepared]]
-"""Decodes a request for a runtime, off the event loop; the engine calls it at most `num_decoders` times at once."""
 
 
 class Engine:
@@ -50,7 +48,7 @@ class Engine:
 
     Args:
         metrics: where stages, the queue and batches are counted.
-        prepare: decodes a request; by default in a thread of this process.
+        decode: decodes a recording; called in a thread, `num_decoders` times at once. By default in this process.
         num_decoders: requests that are decoded at the same time.
         max_clips: that may be decoded, waiting or judged at once.
     """
@@ -59,13 +57,13 @@ class Engine:
         self,
         metrics: Metrics,
         *,
-        prepare: Prepare | None = None,
+        decode: Decode = clip_features.record,
         num_decoders: int = NUM_DECODERS,
         max_clips: int = MAX_CLIPS,
     ) -> None:
         self.max_clips = max_clips
         self._metrics = metrics
-        self._prepare = prepare or self._prepare_in_thread
+        self._decode = decode
         self._decoders = asyncio.Semaphore(num_decoders)
         self._threads = CapacityLimiter(num_decoders)
         self._batches = Batches(metrics)
@@ -124,16 +122,13 @@ class Engine:
             await self._decoders.acquire()
         try:
             with self._metrics.stage("prepare"):
-                return await self._prepare(runtime, request)
+                return await run_sync(runtime.prepare, request, self._decode, limiter=self._threads)
         finally:
             self._decoders.release()
 
     async def predict(self, prepared: Prepared, runtime: Runtime) -> Prediction:
         """Judge what a runtime prepared, in a batch with what else waits for it."""
         return await self._batches.predict(prepared, runtime)
-
-    async def _prepare_in_thread(self, runtime: Runtime, request: Request) -> Prepared:
-        return await run_sync(runtime.prepare, request, limiter=self._threads)
 
     def _measure(self, num_clips: int) -> None:
         """Take the time since the last clip ended, or since there were any, as that of these."""

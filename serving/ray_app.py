@@ -22,6 +22,7 @@ from ray import serve
 
 from components import settings
 from components.storage import Storage
+from serving import keys
 from serving.app import Live, create_app
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Endpoint:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Ray Serve's proxy puts the request's id on the answer itself.
-        return create_app(lambda: self._live, adds_request_id=False)
+        return create_app(lambda: self._live, keys=lambda: keys.of_settings(settings.load()), adds_request_id=False)
 
     async def reconfigure(self, user_config: dict[str, object]) -> None:
         """Serve another bundle, or keep the present one when that cannot be loaded.

@@ -26,6 +26,7 @@ from components.bundle_files import CARD
 from components.clip import Modality
 from components.features import ClipFeatures, clip_features
 from components.features.audio import audio_step_s
+from components.features.clip_features import Decode
 from components.features.video import video_step_s
 from components.predictor import LoadedClips
 from serving.prediction import (
@@ -121,8 +122,8 @@ class Runtime:
         """
         return self.predict_prepared([self.prepare(request) for request in requests])
 
-    def prepare(self, request: Request) -> Prepared:
-        """Decode a request and compute its features.
+    def prepare(self, request: Request, decode: Decode = clip_features.record) -> Prepared:
+        """Decode a request and compute its features; `decode` says where it is decoded, here when not given.
 
         Raises:
             RequestError: as for `predict`.
@@ -130,7 +131,7 @@ class Runtime:
         self._check(request)
         try:
             features, warnings = self._bundle.features_of(
-                request.audio, request.video, request.text, limits=self._media_limits
+                request.audio, request.video, request.text, limits=self._media_limits, decode=decode
             )
         except media.MediaError as error:
             raise RequestError(error.code, str(error)) from error

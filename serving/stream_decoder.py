@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
-import sys
 from typing import Final
 
-from components import params, settings
+from components import params
 from components.features.audio import audio_width
 from components.features.live import Window
 from components.features.video import video_width
+from serving import confinement
 from serving.prediction import Limits, RequestError
 from serving.stream_messages import (
     LENGTH_BYTES,
@@ -49,9 +48,7 @@ class StreamDecoder:
             given_rate_hz: of samples without a container; 0 for a recording.
             num_channels: of such samples.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = await asyncio.to_thread(_popen, theirs.fileno())
+        self._process, ours = await asyncio.to_thread(confinement.start, _MODULE)
         self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_MESSAGE_BYTES)
         setup = Setup(
             features=self._config.model_dump_json(),
@@ -102,14 +99,3 @@ class StreamDecoder:
         if self._process is not None:
             self._process.kill()
             await asyncio.to_thread(self._process.wait)
-
-
-def _popen(file_descriptor: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", _MODULE, f"--socket={file_descriptor}"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        pass_fds=[file_descriptor],
-        env=settings.bare_environment(),
-        cwd="/",
-    )

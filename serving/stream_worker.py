@@ -10,10 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import signal
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import cv2
@@ -23,6 +21,7 @@ from components import params
 from components.features.live import LiveFrames
 from components.media_limits import Limits, MediaError
 from components.media_live import Fresh, follow, follow_samples
+from serving import confinement
 from serving.stream_messages import Setup, error_message, framed, receive, window_message
 
 # How much longer a stream must be for another window, in seconds; and how late one may be when there is no pause.
@@ -60,13 +59,12 @@ class _Stream:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--socket", type=int, required=True)
-    # Ctrl-C in a terminal reaches all of a group; the server decides when this process ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with socket.socket(fileno=parser.parse_args().socket) as connection:
+    with confinement.connect(parser.parse_args().socket) as connection:
         _warm_up()
         try:
             setup = Setup.model_validate_json(receive(connection))
-            _confine(setup)
+            confinement.confine(setup.memory_bytes)
+            resource.setrlimit(resource.RLIMIT_CPU, (setup.cpu_s, setup.cpu_s))
             _work(connection, setup)
         except (EOFError, ConnectionError):
             return
@@ -107,21 +105,6 @@ def _followed(stream: _Stream, setup: Setup, config: params.Features, limits: Li
             limits=limits,
         )
     return follow(stream, sample_rate_hz=rate_hz, frame_rate_hz=config.video.frame_rate_hz, limits=limits)
-
-
-def _confine(setup: Setup) -> None:
-    """Give up what decoding does not need, and take no more memory and time than that beyond what is in use now."""
-    # Under memory pressure the kernel takes this process before the server.
-    Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    used_bytes = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    for limit, value in (
-        (resource.RLIMIT_AS, used_bytes + setup.memory_bytes),
-        (resource.RLIMIT_CPU, setup.cpu_s),
-        # Neither a file nor a core dump of a caller's recording.
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(limit, (value, value))
 
 
 if __name__ == "__main__":

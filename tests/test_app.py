@@ -19,9 +19,9 @@ from serving.client import Client, ServingError
 from serving.prediction import Request
 from serving.problems import PROBLEMS
 from serving.runtime import Runtime
-from serving.schema import BatchAnswer, ClassAnswer, ModelCard, Problem
+from serving.schema import BatchAnswer, ClassAnswer, ModelCard
 from tests.bundles import LABELS, class_predictions, of_classes, requests, write_bundle
-from tests.endpoint import LIMITS, Endpoint, serve
+from tests.endpoint import LIMITS, Endpoint, problem_of, serve
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +46,6 @@ def face() -> bytes:
     content = requests()[1].video
     assert content is not None
     return content
-
-
-def _problem(answer: httpx.Response, code: str) -> Problem:
-    assert answer.headers["content-type"] == "application/problem+json", answer.text
-    problem = Problem.model_validate_json(answer.content)
-    assert problem.type == f"urn:affect:problem:{code}", problem
-    assert problem.status == answer.status_code
-    assert problem.instance == f"urn:affect:request:{answer.headers['x-request-id']}"
-    assert "\n" not in problem.detail
-    return problem
 
 
 def test_the_same_clip_gives_the_same_probabilities_as_the_runtime(
@@ -101,22 +91,22 @@ def test_words_alone_may_come_as_a_form(http: httpx.Client) -> None:
 )
 def test_forms_that_cannot_be_judged(http: httpx.Client, files: dict[str, object], code: str) -> None:
     answer = http.post("/v1/emotion", files=files)  # type: ignore[arg-type]  # httpx takes lists of pairs, its stubs do not say so
-    assert _problem(answer, code).status == PROBLEMS[code][0]
+    assert problem_of(answer, code).status == PROBLEMS[code][0]
 
 
 def test_an_unknown_field_is_told_the_nearest_one(http: httpx.Client) -> None:
-    problem = _problem(http.post("/v1/emotion", files={"vidoe": b"RIFF"}), "unknown-field")
+    problem = problem_of(http.post("/v1/emotion", files={"vidoe": b"RIFF"}), "unknown-field")
     assert "did you mean 'video'" in problem.detail
 
 
 def test_a_field_given_twice(http: httpx.Client) -> None:
     twice = [("text", (None, "one")), ("text", (None, "two"))]
-    _problem(http.post("/v1/emotion", files=twice), "wrong-field")
+    problem_of(http.post("/v1/emotion", files=twice), "wrong-field")
 
 
 def test_a_form_without_fields(http: httpx.Client) -> None:
     headers = {"content-type": "multipart/form-data; boundary=b"}
-    _problem(http.post("/v1/emotion", content=b"--b--\r\n", headers=headers), "no-modality")
+    problem_of(http.post("/v1/emotion", content=b"--b--\r\n", headers=headers), "no-modality")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +126,7 @@ def test_a_form_without_fields(http: httpx.Client) -> None:
     ],
 )
 def test_bodies_that_cannot_be_read(http: httpx.Client, body: bytes, kind: str, code: str) -> None:
-    _problem(http.post("/v1/emotion", content=body, headers={"content-type": kind} if kind else {}), code)
+    problem_of(http.post("/v1/emotion", content=body, headers={"content-type": kind} if kind else {}), code)
 
 
 def test_too_much_is_refused_before_it_is_read(endpoint: Endpoint) -> None:
@@ -158,13 +148,13 @@ def test_a_stream_that_does_not_end_is_not_kept(http: httpx.Client) -> None:
 
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     answer = http.post("/v1/emotion", content=long_video(), headers={"content-type": "multipart/form-data; boundary=b"})
-    _problem(answer, "too-large")
+    problem_of(answer, "too-large")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 100_000
 
 
 def test_unknown_addresses_and_methods_are_problems_too(http: httpx.Client) -> None:
-    _problem(http.get("/v2/emotion"), "not-found")
-    _problem(http.get("/v1/emotion"), "wrong-method")
+    problem_of(http.get("/v2/emotion"), "not-found")
+    problem_of(http.get("/v1/emotion"), "wrong-method")
 
 
 def test_a_request_id_is_kept_and_a_bad_one_replaced(http: httpx.Client) -> None:
@@ -241,15 +231,15 @@ def test_every_route_shows_an_example_of_what_it_takes_and_of_each_answer(http: 
 
 def test_without_a_model_it_says_what_to_run() -> None:
     with serve(Endpoint()) as empty, httpx.Client(base_url=empty.url) as client:
-        problem = _problem(client.post("/v1/emotion", json={"text": "hello"}), "no-model")
+        problem = problem_of(client.post("/v1/emotion", json={"text": "hello"}), "no-model")
         assert (problem.status, "affect retrain" in problem.detail) == (503, True)
-        _problem(client.get("/v1/model"), "no-model")
-        _problem(client.get("/v1/model/card"), "no-model")
-        _problem(client.get("/readyz"), "no-model")
+        problem_of(client.get("/v1/model"), "no-model")
+        problem_of(client.get("/v1/model/card"), "no-model")
+        problem_of(client.get("/readyz"), "no-model")
         assert client.get("/healthz").status_code == 200
         assert client.get("/metrics").status_code == 200
         empty.live = Live(refused="release 1: bundle x cannot be served")
-        _problem(client.get("/readyz"), "bundle-refused")
+        problem_of(client.get("/readyz"), "bundle-refused")
 
 
 def test_beyond_the_limit_requests_are_refused_at_once_and_the_admitted_ones_answered(
@@ -273,7 +263,7 @@ def test_beyond_the_limit_requests_are_refused_at_once_and_the_admitted_ones_ans
     assert len(judged) >= 2
     assert refused
     for answer in refused:
-        assert _problem(answer, "overloaded").status == 429
+        assert problem_of(answer, "overloaded").status == 429
         assert 1 <= int(answer.headers["retry-after"]) <= 30
     [expected] = class_predictions(runtime, [Request(video=face)])
     for answer in (*judged, after):
@@ -318,7 +308,7 @@ def test_a_fault_of_the_endpoint_is_a_problem_without_its_secrets() -> None:
 
     with serve(Broken()) as broken, httpx.Client(base_url=broken.url) as client:
         answer = client.get("/v1/model")
-        assert "secret" not in _problem(answer, "internal").detail
+        assert "secret" not in problem_of(answer, "internal").detail
         assert answer.status_code == 500
 
 

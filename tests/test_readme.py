@@ -57,6 +57,8 @@ def test_affect_commands_exist_with_their_options(line: str) -> None:
     assert isinstance(COMMANDS, click.Group) or hasattr(COMMANDS, "commands")
     name, *arguments = line.split()[1:]
     command = COMMANDS.commands[name]
+    if hasattr(command, "commands"):
+        command = command.commands[arguments.pop(0)]
     options = {option for parameter in command.params for option in parameter.opts}
     for argument in arguments:
         if argument.startswith("--"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,14 @@ class Frames:
     audio_TF: NDArray[np.float16]
     video_TF: NDArray[np.float16]
     warnings: tuple[FeatureWarning, ...]
+
+
+class Decode(Protocol):
+    """A way to decode a clip's files: `record` here, or one in a process apart, which may go on to their frames."""
+
+    def __call__(
+        self, *, audio: Path | bytes | None, video: Path | bytes | None, config: Features, limits: Limits | None
+    ) -> Recording | Frames: ...
 
 
 # Root mean square where full scale is 1: -60 dB, below the noise of a quiet room at an open microphone.
@@ -148,6 +156,11 @@ def with_words(
     if is_cut and "truncated" not in warnings:
         warnings.append("truncated")
     return ClipFeatures(audio_TF, video_TF, word_ids_T), tuple(warnings)
+
+
+def needs_network(config: Features) -> bool:
+    """Whether a neural network has to see or hear the recordings themselves, an encoder or a speech recognizer."""
+    return "encoder" in (config.audio.kind, config.video.kind) or _transcribes(config)
 
 
 def _describes_sound(config: Features) -> bool:
