@@ -1,26 +1,34 @@
-"""Callers of a real Ray Serve of two replicas, through swaps and through too much load."""
+"""Callers of a real Ray Serve when things go wrong: swaps, too much load, a killed replica, bad connections."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import resource
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from components.settings import Settings
+from serving.client import Client, ServingError
 from serving.deploy import deploy
 from serving.prediction import ClassPrediction, Request
 from serving.runtime import Runtime
 from serving.schema import ClassAnswer, Problem
-from tests.bundles import class_predictions, requests, write_bundle
+from tests.bundles import class_predictions, of_classes, requests, write_bundle
 from tests.ray_endpoint import Load, replicas, running_ray
 
 pytestmark = pytest.mark.slow
 
 NUM_REPLICAS = 2
+# Descriptors that a process may hold beyond those before: connections that are kept open for the next request.
+SPARE_DESCRIPTORS = 50
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +59,12 @@ def _video() -> bytes:
     return content
 
 
-def _wait_for_replicas(here: Settings) -> None:
-    """Until all replicas take requests."""
+def _wait_for_replicas(here: Settings, *, without: int = 0) -> None:
+    """Until all replicas answer, and the process `without` is none of them."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        if len(replicas(here)) == NUM_REPLICAS:
+        found = replicas(here)
+        if len(found) == NUM_REPLICAS and without not in found:
             return
         time.sleep(0.2)
     pytest.fail(f"there are not {NUM_REPLICAS} replicas after 300 s")
@@ -103,3 +112,98 @@ def test_beyond_the_limit_callers_are_told_when_to_come_again_and_the_others_are
         assert int(answer.headers["retry-after"]) >= 1
     # Recovered: nothing is left over from those who were refused.
     assert _post(here).status_code == 200
+
+
+def test_a_killed_replica_fails_its_own_requests_alone_and_patient_callers_lose_none(here: Settings) -> None:
+    lost: list[ServingError] = []
+    answered: list[ClassAnswer] = []
+    stop = threading.Event()
+
+    def ask_patiently() -> None:
+        with Client(here.endpoint_url, patience_s=300) as client:
+            while not stop.is_set():
+                try:
+                    answered.append(of_classes(client.predict(_video())))
+                except ServingError as error:
+                    lost.append(error)
+
+    patient = [threading.Thread(target=ask_patiently) for _ in range(4)]
+    killed = replicas(here)[0]
+    with Load(here, _video()) as load:
+        for thread in patient:
+            thread.start()
+        try:
+            load.wait_for(5)
+            psutil.Process(killed).kill()
+            _wait_for_replicas(here, without=killed)
+            load.wait_for(5)
+        finally:
+            stop.set()
+            for thread in patient:
+                thread.join()
+    assert lost == []
+    assert answered
+    # One request at a time a caller: no more can have been in the replica that was killed.
+    assert len(load.failures) <= len(load.threads)
+    for failure in load.failures:
+        problem = Problem.model_validate_json(failure)
+        assert (problem.status, problem.type) == (503, "urn:affect:problem:interrupted")
+    assert _post(here).status_code == 200
+
+
+def test_slow_and_broken_connections_leave_nothing_behind(here: Settings) -> None:
+    serving = _serving_processes(here)
+    before = {each.pid: each.num_fds() for each in serving}
+    num_sockets = min(10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 500)
+    memory_bytes: list[int] = []
+    for _ in range(2):
+        _disturb(here, num_sockets // 2)
+        _wait_until_closed(before)
+        memory_bytes.append(sum(each.memory_info().rss for each in serving))
+    assert {each.pid for each in _serving_processes(here)} == {each.pid for each in serving}
+    # What the first round left is what the processes keep for the next one.
+    assert memory_bytes[1] - memory_bytes[0] < 50_000_000
+    text = httpx.get(f"{here.endpoint_url}/metrics").text
+    assert "affect_clips_admitted 0.0" in text
+    assert "affect_queue_clips 0.0" in text
+
+
+def _disturb(here: Settings, num_sockets: int) -> None:
+    """Hold sockets that send nothing, half a head, half a body, or a whole request that nobody waits for."""
+    request = httpx.Request("POST", f"{here.endpoint_url}/v1/emotion", files={"video": _video()})
+    body = request.read()
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    whole = f"POST /v1/emotion HTTP/1.1\r\n{head}\r\n".encode() + body
+    with contextlib.ExitStack() as held:
+        for number in range(num_sockets):
+            connection = held.enter_context(socket.create_connection((here.host, here.serve_port), timeout=60))
+            if number % 10 == 0:
+                connection.sendall(whole[:20])
+            elif number % 100 == 1:
+                connection.sendall(whole[: len(whole) // 2])
+            elif number % 200 == 2:
+                connection.sendall(whole)
+                connection.shutdown(socket.SHUT_WR)
+        assert _post(here).status_code == 200, "an ordinary caller is answered beside them"
+
+
+def _serving_processes(here: Settings) -> list[psutil.Process]:
+    """The replicas, and Ray Serve's proxy, which holds the callers' sockets."""
+    listening = [
+        each.pid
+        for each in psutil.net_connections("tcp")
+        if each.status == psutil.CONN_LISTEN and each.laddr[1:] == (here.serve_port,) and each.pid
+    ]
+    assert len(set(listening)) == 1
+    return [psutil.Process(pid) for pid in sorted({*listening, *replicas(here)})]
+
+
+def _wait_until_closed(before: dict[int, int]) -> None:
+    deadline = time.monotonic() + 300
+    open_now: dict[int, int] = {}
+    while time.monotonic() < deadline:
+        open_now = {pid: psutil.Process(pid).num_fds() for pid in before}
+        if all(open_now[pid] <= number + SPARE_DESCRIPTORS for pid, number in before.items()):
+            return
+        time.sleep(0.2)
+    pytest.fail(f"descriptors before {before} and 300 s after: {open_now}")
