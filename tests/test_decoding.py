@@ -22,6 +22,7 @@ from components import params
 from components.features import clip_features
 from components.features.clip_features import Frames
 from components.media import Limits, MediaError, Recording
+from components.sources import Transcribe
 from serving.app import Live, create_app
 from serving.decoding import Costs, Decoders
 from tests.bundles import requests
@@ -112,7 +113,7 @@ def test_what_an_encoder_is_to_see_comes_back_as_it_was_recorded(decoders: Decod
 
 def test_what_a_network_is_to_hear_comes_back_as_it_was_recorded(decoders: Decoders, face: bytes) -> None:
     """A speech recognizer that the worker does not load gets the very samples."""
-    words = params.TextFeatures(transcribe=params.Transcribe(path="of-the-server"))
+    words = params.TextFeatures(transcribe=Transcribe(path="/of-the-server"))
     config = params.Features(text=words)
     apart = decoders.decode(audio=face, video=face, config=config, limits=LIMITS)
     here = clip_features.record(audio=face, video=face, config=config, limits=LIMITS)
