@@ -14,8 +14,8 @@ demo: install
 	$(AFFECT) status
 
 # At once: the tests of a running platform, which mostly wait for it, and all others.
-test: install lint
-	$(MAKE) --jobs 2 test-platform test-others
+test: install
+	$(MAKE) --jobs 3 lint test-platform test-others
 
 test-platform: install
 	.venv/bin/pytest -m platform

@@ -42,12 +42,18 @@ CHOICES = StudyChoices(
 class Driven:
     """One home folder, and studies in it as processes of their own."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, ray_address: str) -> None:
         self.settings = Settings(home=home)
         self.home = self.settings.home
+        self.ray_address = ray_address
 
     def start(self) -> subprocess.Popen[str]:
-        environment = {**os.environ, "AFFECT_HOME": str(self.home), "PYTHONPATH": str(REPOSITORY)}
+        environment = {
+            **os.environ,
+            "AFFECT_HOME": str(self.home),
+            "AFFECT_RAY_ADDRESS": self.ray_address,
+            "PYTHONPATH": str(REPOSITORY),
+        }
         with (self.home.parent / "driver.log").open("a") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "tests.study_driver", CHOICES.model_dump_json()],
@@ -79,8 +85,8 @@ class Driven:
 
 
 @pytest.fixture(scope="module")
-def driven(tmp_path_factory: pytest.TempPathFactory) -> Driven:
-    return Driven(tmp_path_factory.mktemp("study") / "home")
+def driven(tmp_path_factory: pytest.TempPathFactory, ray_address: str) -> Driven:
+    return Driven(tmp_path_factory.mktemp("study") / "home", ray_address)
 
 
 @pytest.fixture(scope="module")
@@ -88,15 +94,13 @@ def first_figures(driven: Driven) -> dict[str, float]:
     """The runs that had figures when the study was killed, with all that worked for it gone."""
     with driven.start() as process:
         try:
-            _wait(lambda: len(driven.figures()) >= 2, 900)
+            _wait(lambda: bool(driven.figures() and _stages_of(driven)), 900)
             assert process.poll() is None
         finally:
-            children = psutil.Process(process.pid).children(recursive=True)
             os.kill(process.pid, signal.SIGKILL)
-    assert children
     _wait(lambda: not _stages_of(driven), 60)
     figures = driven.figures()
-    assert 2 <= len(figures) < len(driven.prepared().runs)
+    assert 1 <= len(figures) < len(driven.prepared().runs)
     return figures
 
 
