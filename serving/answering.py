@@ -79,6 +79,7 @@ def card_of(info: Info, release: int, refused: str, *, limits: Limits) -> ModelC
         task=asked,
         modalities=list(info.modalities),
         limits=schema.Limits(**asdict(limits), max_analysed_s=info.max_analysed_s),
+        features=info.features,
         provenance=info.provenance,
         refused=refused or None,
     )

@@ -17,7 +17,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from serving import answering, batch_route, examples, guard, page, prediction, schema, stream_route, uploads
+from serving import (
+    answering,
+    batch_route,
+    examples,
+    feature_file,
+    guard,
+    page,
+    prediction,
+    schema,
+    stream_route,
+    uploads,
+)
 from serving.decoding import Decoders
 from serving.engine import MAX_CLIPS, Engine, while_connected
 from serving.guard import Guarded
@@ -60,6 +71,10 @@ _REQUEST_BODY: Final = {
             "example": examples.REQUEST,
         },
         "application/json": {"schema": schema.TextRequest.model_json_schema()},
+        feature_file.MEDIA_TYPE: {
+            "schema": {**_FILE, "description": "Features that `serving.feature_file` made with the model's bundle."},
+            "example": examples.FEATURES,
+        },
     },
 }
 

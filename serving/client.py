@@ -11,6 +11,7 @@ from typing import Final, Self, TypeVar
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
+from serving import feature_file
 from serving.keys import bearer
 from serving.problems import MEDIA_TYPE
 from serving.retrying import Retrying
@@ -102,6 +103,17 @@ class Client:
         else:
             request = self._http.build_request("POST", "/v1/emotion", json=words)
         return _parse(_ANSWER, self._send(request))
+
+    def predict_features(self, content: bytes) -> ClassAnswer | MultilabelAnswer | ValuesAnswer:
+        """Judge a clip by its features, as `serving.feature_file.describe` makes them with the model's bundle.
+
+        Raises:
+            ServingError: the endpoint does not answer, or refuses the features; the message says why in one line.
+        """
+        headers = {"Content-Type": feature_file.MEDIA_TYPE}
+        return _parse(
+            _ANSWER, self._send(self._http.build_request("POST", "/v1/emotion", content=content, headers=headers))
+        )
 
     def batch(self, clips: Mapping[str, Clip]) -> BatchAnswer:
         """Judge several clips in one request, by names of letters, digits, `_` and `-`.

@@ -118,6 +118,10 @@ class Engine:
         Raises:
             RequestError: as for `judge`.
         """
+        if request.features is not None:
+            # Checked within a millisecond: nothing to wait for.
+            with self._metrics.stage("prepare"):
+                return runtime.prepare(request)
         with self._metrics.stage("wait"):
             await self._decoders.acquire()
         try:

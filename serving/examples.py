@@ -6,6 +6,8 @@ from typing import Any, Final
 
 REQUEST: Final[dict[str, Any]] = {"video": "(the file's bytes)", "text": "what a day"}
 
+FEATURES: Final = "(a safetensors file with audio, video and words)"
+
 HEALTH: Final[dict[str, Any]] = {"status": "ok"}
 
 METRICS: Final = """# HELP affect_requests_total Requests by route, status and kind of problem.
@@ -61,6 +63,7 @@ MODEL: Final[dict[str, Any]] = {
         "max_characters": 10000,
         "max_clips": 16,
     },
+    "features": "5d0c8a41b7e2f963",
     "provenance": {"system": "trimodal", "dataset": "synthetic", "commit": "9f1c2d7"},
     "refused": None,
 }

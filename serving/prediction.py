@@ -46,11 +46,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Request:
-    """One clip to judge: any subset of a sound file, a video file (its own sound counts) and words."""
+    """One clip to judge: any subset of a sound file, a video file (its own sound counts) and words.
+
+    Attributes:
+        features: instead of these, what the caller made of them, as a file of `serving.feature_file`.
+    """
 
     audio: bytes | None = None
     video: bytes | None = None
     text: str | None = None
+    features: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,11 @@ Prediction = ClassPrediction | LabelPrediction | ValuePrediction
 
 @dataclass(frozen=True)
 class Info:
-    """The served model: for its card."""
+    """The served model: for its card.
+
+    Attributes:
+        features: name of how its features are made.
+    """
 
     system: str
     version: str
@@ -150,3 +159,4 @@ class Info:
     modalities: tuple[Modality, ...]
     provenance: dict[str, object]
     max_analysed_s: float
+    features: str

@@ -18,6 +18,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "wrong-field": (422, "A field of the request has the wrong form"),
     "empty": (422, "An uploaded file is empty"),
     "not-media": (422, "An upload is not a recording that can be read"),
+    "wrong-features": (422, "The request's features are not of the kind that the model takes"),
     "truncated": (422, "A recording ends before its header says"),
     "no-audio": (422, "A recording has no sound"),
     "no-video": (422, "A recording has no picture"),

@@ -25,10 +25,11 @@ from components.batches import collate
 from components.bundle_files import CARD
 from components.clip import Modality
 from components.features import ClipFeatures, clip_features
-from components.features.audio import audio_step_s
+from components.features.audio import audio_step_s, audio_width
 from components.features.clip_features import Decode
-from components.features.video import video_step_s
+from components.features.video import video_step_s, video_width
 from components.predictor import LoadedClips
+from serving import feature_file
 from serving.prediction import (
     BundleError,
     ClassPrediction,
@@ -80,6 +81,7 @@ class Runtime:
         try:
             self._bundle = bundle.load(folder)
             self.card = (folder / CARD).read_text(encoding="utf-8")
+            self._kind_of_features = feature_file.kind_of(folder)
         except (ValueError, OSError) as error:
             raise BundleError(str(error)) from error
 
@@ -98,6 +100,7 @@ class Runtime:
             modalities=self._bundle.features.modalities,
             provenance=json.loads(origin.to_json()),
             max_analysed_s=self._bundle.features.max_duration_s,
+            features=self._kind_of_features,
         )
 
     def warmup(self) -> None:
@@ -123,11 +126,15 @@ class Runtime:
         return self.predict_prepared([self.prepare(request) for request in requests])
 
     def prepare(self, request: Request, decode: Decode = clip_features.record) -> Prepared:
-        """Decode a request and compute its features; `decode` says where it is decoded, here when not given.
+        """Decode a request and compute its features, unless it brings them along.
+
+        `decode` says where it is decoded, here when not given.
 
         Raises:
             RequestError: as for `predict`.
         """
+        if request.features is not None:
+            return self._described(request.features)
         self._check(request)
         try:
             features, warnings = self._bundle.features_of(
@@ -178,6 +185,42 @@ class Runtime:
             self._prediction(clip, rows_BC, whole, without, self._timeline(clip.features, seconds_BKC[whole]))
             for clip, whole, without in zip(clips, rows.whole_N, rows.without_N, strict=True)
         ]
+
+    def _described(self, content: bytes) -> Prepared:
+        """What the model sees of a clip that its caller described (`serving.feature_file`).
+
+        Raises:
+            RequestError: it is no such file, not of this model's kind, empty, or longer than what is looked at.
+        """
+        config, vocabulary = self._bundle.features, self._bundle.tokenizer.get_vocab_size()
+        try:
+            features, kind = feature_file.read(content)
+        except ValueError as error:
+            raise RequestError("malformed", str(error)) from error
+        if kind != self._kind_of_features:
+            raise RequestError(
+                "wrong-features",
+                f"the features are of the kind {kind or '(unnamed)'!r}, this model's of {self._kind_of_features!r}: "
+                "describe the clip with this model's bundle",
+            )
+        for name, steps_TF, width, step_s in (
+            ("audio", features.audio_TF, audio_width(config.audio), audio_step_s(config.audio)),
+            ("video", features.video_TF, video_width(config.video), video_step_s(config.video)),
+        ):
+            most = math.ceil(config.max_duration_s / step_s) + 1
+            if steps_TF.shape[1] != width or len(steps_TF) > most:
+                raise RequestError(
+                    "wrong-features",
+                    f"{name} has the shape {steps_TF.shape}: give up to {most} steps of {width} values",
+                )
+        words_T = features.word_ids_T
+        if len(words_T) > config.text.max_words or not ((words_T >= 0) & (words_T < vocabulary)).all():
+            raise RequestError(
+                "wrong-features", f"words must be up to {config.text.max_words} ids from 0 to {vocabulary - 1}"
+            )
+        if not any(num_steps(features)):
+            raise RequestError("nothing-usable", "the features have no step: describe a clip with sound, face or words")
+        return Prepared(features, ())
 
     def _check(self, request: Request) -> None:
         if request.audio is None and request.video is None and request.text is None:

@@ -168,6 +168,9 @@ class ModelCard(ModelName):
         exclude_if=lambda value: value is None,
     )
     limits: Limits
+    features: str = Field(
+        description="How its features are made, as a digest; features that a caller sends must be of this kind."
+    )
     provenance: dict[str, object] = Field(
         description="Commit, data, parameters and figures, as the bundle records them."
     )

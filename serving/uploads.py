@@ -11,6 +11,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from components.clip import MODALITIES
+from serving import feature_file
 from serving.prediction import Limits, Request, RequestError
 from serving.schema import TextRequest
 
@@ -47,10 +48,12 @@ async def read(request: requests.Request, limits: Limits) -> Request:
         return await _read_form(request, limits)
     if kind == "application/json":
         return await _read_json(request, limits)
+    if kind == feature_file.MEDIA_TYPE:
+        return Request(features=await _body(request, limits.max_bytes))
     raise RequestError(
         "wrong-content-type",
         f"content type {kind or '(none)'!r} is not accepted: send multipart/form-data with audio, video or text, "
-        "or application/json with text",
+        "application/json with text, or application/x-safetensors with features",
     )
 
 
@@ -89,12 +92,22 @@ async def parsed_form(request: requests.Request, limits: Limits, *, max_parts: i
         raise RequestError("malformed", f"the form cannot be read: {error.message}") from error
 
 
-async def _read_json(request: requests.Request, limits: Limits) -> Request:
+async def _body(request: requests.Request, max_bytes: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        RequestError: it is larger.
+    """
     body = bytearray()
-    async for chunk in _limited(request, _JSON_BYTES_PER_CHARACTER * limits.max_characters + _FORM_OVERHEAD_BYTES):
+    async for chunk in _limited(request, max_bytes):
         body += chunk
+    return bytes(body)
+
+
+async def _read_json(request: requests.Request, limits: Limits) -> Request:
+    body = await _body(request, _JSON_BYTES_PER_CHARACTER * limits.max_characters + _FORM_OVERHEAD_BYTES)
     try:
-        return Request(text=TextRequest.model_validate_json(bytes(body)).text)
+        return Request(text=TextRequest.model_validate_json(body).text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

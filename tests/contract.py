@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from serving import feature_file
 from serving.client import Client, Clip, ServingError
 from serving.prediction import Request
 from serving.runtime import Runtime
@@ -24,7 +25,7 @@ def check(url: str, bundle: Path, clip: Path, *, release: int) -> None:
     """Ask a running target by every way in, with one clip, and compare with the bundle itself."""
     runtime = Runtime(bundle)
     [expected] = class_predictions(runtime, [Request(video=clip.read_bytes(), text=WORDS)])
-    for way, answer in _answers(url, clip).items():
+    for way, answer in _answers(url, bundle, clip).items():
         assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-5), way
         assert answer.contributions == pytest.approx(expected.contributions, abs=1e-4), way
         assert len(answer.timeline) == len(expected.timeline), way
@@ -41,7 +42,7 @@ def check(url: str, bundle: Path, clip: Path, *, release: int) -> None:
     assert {"/v1/emotion", "/v1/emotion:batch", "/v1/model"} <= paths
 
 
-def _answers(url: str, clip: Path) -> dict[str, ClassAnswer]:
+def _answers(url: str, bundle: Path, clip: Path) -> dict[str, ClassAnswer]:
     """One clip's answers: a request, the command, a batch of three, and a stream's end."""
     content = clip.read_bytes()
     command = [sys.executable, "-m", "flows.cli", "predict", str(clip), "--text", WORDS, "--url", url, "--json"]
@@ -57,6 +58,9 @@ def _answers(url: str, clip: Path) -> dict[str, ClassAnswer]:
         [in_batch] = [each.answer for each in batch.clips if each.name == "whole"]
         return {
             "POST /v1/emotion": of_classes(client.predict(clip, text=WORDS)),
+            "POST /v1/emotion, features": of_classes(
+                client.predict_features(feature_file.describe(bundle, video=clip, text=WORDS))
+            ),
             "affect predict": ClassAnswer.model_validate(json.loads(done.stdout)),
             "POST /v1/emotion:batch": of_classes(in_batch),
             "WS /v1/stream": of_classes(final.answer),

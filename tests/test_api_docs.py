@@ -26,8 +26,13 @@ PYTHON = [block for language, block in BLOCKS if language == "python"]
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    runtime = Runtime(write_bundle(tmp_path_factory.mktemp("bundles") / "bundle", seed=0), limits=LIMITS)
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle", seed=0)
+
+
+@pytest.fixture(scope="module")
+def url(bundle: Path) -> Iterator[str]:
+    runtime = Runtime(bundle, limits=LIMITS)
     with serve(Endpoint(Live(runtime, release=3))) as running:
         yield running.url
 
@@ -64,9 +69,9 @@ def test_curl_examples_are_answered(command: str, url: str, folder: Path) -> Non
 
 
 @pytest.mark.parametrize("code", PYTHON)
-def test_python_examples_run(code: str, url: str, folder: Path) -> None:
+def test_python_examples_run(code: str, url: str, bundle: Path, folder: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", f"URL = {url!r}\n{code}"],
+        [sys.executable, "-c", f"from pathlib import Path\nURL, BUNDLE = {url!r}, Path({str(bundle)!r})\n{code}"],
         cwd=folder, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(REPOSITORY)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

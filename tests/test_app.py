@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from serving import feature_file
 from serving.app import Live
 from serving.client import Client, ServingError
 from serving.prediction import Request
@@ -202,7 +203,8 @@ def test_the_docs_page_needs_no_other_host(http: httpx.Client) -> None:
 def test_the_openapi_document_describes_answers_and_problems(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     emotion = document["paths"]["/v1/emotion"]["post"]
-    assert set(emotion["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
+    kinds = {"multipart/form-data", "application/json", feature_file.MEDIA_TYPE}
+    assert set(emotion["requestBody"]["content"]) == kinds
     assert "application/problem+json" in emotion["responses"]["422"]["content"]
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert references <= set(document["components"]["schemas"])

@@ -3,114 +3,34 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import yaml
 
-from components.registry import Registry, Release
-from components.storage import Storage
-from tests import contract
-from tests.bundles import requests, write_bundle
+from tests import bento_server, contract
+from tests.bento_server import Built
+from tests.bundles import requests
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.slow
 
 
-@dataclass(frozen=True)
-class Built:
-    """A bento of a champion, where it was built.
-
-    Attributes:
-        told: what `affect bento build --json` printed.
-        environment: in which its store is BentoML's.
-    """
-
-    told: dict[str, Any]
-    bundle: Path
-    store: Path
-    environment: dict[str, str]
-
-    @property
-    def folder(self) -> Path:
-        """The bento's own folder in BentoML's store."""
-        return self.store / "bentos" / str(self.told["bento"]).replace(":", "/")
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    home, store = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("bento")
-    registry = Registry(Storage(str(home / "store")))
-    name = registry.store_bundle(write_bundle(home / "bundle", seed=0))
-    first = Release(kind="promotion", bundle=name, version=name.rsplit("/", 1)[-1], commit="abc1234")
-    registry.append(first)
-    registry.append(first)
-    environment = {
-        **os.environ,
-        "AFFECT_HOME": str(home),
-        "BENTOML_HOME": str(store),
-        "BENTOML_DO_NOT_TRACK": "True",
-        "PYTHONPATH": str(REPOSITORY),
-    }
-    done = _affect(environment, "bento", "build", "--json")
-    assert done.returncode == 0, done.stderr
-    return Built(json.loads(done.stdout), home / "store" / name, store, environment)
+    return bento_server.build(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("bento"))
 
 
 @pytest.fixture(scope="module")
 def url(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "bentoml",
-        "serve",
-        built.told["bento"],
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    # Without the checkout: the bento brings its own code.
-    environment = {name: value for name, value in built.environment.items() if name != "PYTHONPATH"}
-    away = tmp_path_factory.mktemp("away")
-    server = subprocess.Popen(command, env=environment, cwd=away, stdout=subprocess.DEVNULL)
-    try:
-        _wait(f"http://127.0.0.1:{port}", server)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(timeout=60)
-
-
-def _affect(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.cli", *arguments]
-    return subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-
-
-def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        assert server.poll() is None, "bentoml serve has ended"
-        try:
-            if httpx.get(f"{url}/v1/model").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    pytest.fail("bentoml serve did not answer in 180 s")
+    with bento_server.serve(built, tmp_path_factory.mktemp("away")) as (address, _):
+        yield address
 
 
 def test_it_keeps_the_contract(url: str, built: Built, tmp_path: Path) -> None:
@@ -167,7 +87,7 @@ def test_the_containerfile_is_of_the_locked_packages_and_not_of_root(built: Buil
 
 
 def test_nothing_released_is_told_in_one_line(built: Built, tmp_path: Path) -> None:
-    done = _affect({**built.environment, "AFFECT_HOME": str(tmp_path / "new")}, "bento", "build")
+    done = bento_server.affect({**built.environment, "AFFECT_HOME": str(tmp_path / "new")}, "bento", "build")
     assert done.returncode == 1
     assert "run `affect retrain` first" in done.stderr
     assert "Traceback" not in done.stderr
