@@ -1,11 +1,12 @@
 # make demo   the whole platform on this machine: train, gate, serve, predict
 # make test   linters, types and the whole test suite
 # make bench  the quality benchmarks; needs minutes
+# make fuzz   ten thousand changed recordings and as many requests to the API; needs half an hour
 SHELL := /bin/bash
 PYTHON ?= python3.11
 AFFECT := .venv/bin/affect
 
-.PHONY: demo test test-platform test-others lint bench install down
+.PHONY: demo test test-platform test-others lint bench fuzz install down
 
 demo: install
 	$(AFFECT) up
@@ -30,6 +31,9 @@ lint: install
 
 bench: install
 	$(AFFECT) bench
+
+fuzz: install
+	.venv/bin/python -m tests.fuzz
 
 down: install
 	$(AFFECT) down
