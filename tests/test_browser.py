@@ -15,6 +15,7 @@ from components import bundle_files
 from components.media import decode, write_mp4
 from components.task import Kind
 from serving.app import Live
+from serving.keys import Keys, new_key, to_text
 from serving.prediction import Request
 from serving.runtime import Runtime
 from serving.schema import ClassAnswer
@@ -222,6 +223,31 @@ def test_the_card_is_shown_with_its_figures(browser: Browser, url: str) -> None:
         expect(card.locator(".written li").first).to_have_text("One answer a recording: a change is averaged.")
         # What a card says is text, whatever it looks like.
         expect(card.locator(".written p").nth(1)).to_have_text("On 48 clips of synthetic; <b>95 %</b> intervals.")
+
+
+def test_an_endpoint_with_keys_asks_for_one_and_forgets_a_wrong_one(
+    browser: Browser, runtimes: dict[str, Runtime]
+) -> None:
+    key, kept = new_key("anna")
+    endpoint = Endpoint(Live(runtimes["classes"], release=1), keys=lambda: Keys(secret=to_text([kept])))
+    with serve(endpoint) as running, visit(browser, running.url, name="key") as seen:
+        page = seen.page
+        expect(page.locator("#key")).to_be_visible()
+        assert seen.breaches() == []
+        page.fill("#key-field", "affect_not-the-key")
+        page.press("#key-field", "Enter")
+        expect(page.locator("#key-why")).to_contain_text("affect keys add")
+        assert page.input_value("#key-field") == ""
+        page.fill("#key-field", key)
+        page.press("#key-field", "Enter")
+        expect(page.locator("#key")).to_be_hidden()
+        page.wait_for_selector("#card-body dl")
+        page.fill("#words", WORDS)
+        assert seen.judge() in LABELS
+        page.reload()
+        page.wait_for_selector("#card-body dl")
+        assert page.is_hidden("#key"), "a tab keeps its key"
+        assert not any(key in address for address in seen.addresses)
 
 
 def test_a_person_with_a_keyboard_alone(browser: Browser, url: str) -> None:
