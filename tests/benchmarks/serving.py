@@ -74,7 +74,7 @@ def measure(tell: Callable[[str], None]) -> list[Result]:
             if kind == "media":
                 results += _latencies(_half_loaded(asks, found, tell))
         memory_mb = _memory_mb(replicas(here)[0])
-    starts_s = [_cold_start_s(bundle) for _ in range(_NUM_ROUNDS)]
+        starts_s = [_cold_start_s(bundle) for _ in range(_NUM_ROUNDS)]
     return [
         *results,
         _less("serving.cold_start_s", starts_s, "s", 3.0, "imports, load, golden requests, in a new process"),
