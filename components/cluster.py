@@ -99,6 +99,9 @@ def train(job: Job) -> TrainingState:
         return newest
     os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
     compute.connect()
+    if compute.num_nodes() == 1:
+        # It watches for nodes that are about to be taken away, which costs a process.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     use_gpu, resources = _resources(job)
     trainer = TorchTrainer(
         _work,  # type: ignore[arg-type]  # Ray hands over any dictionary

@@ -42,6 +42,7 @@ def connect(code: Path | None = None) -> None:
         here.ray_folder.mkdir(parents=True, exist_ok=True)
         # A Ray of one process on loopback: its token would be written to the user's home folder.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.update({name: value for name, value in settings.NODE_ENVIRONMENT.items() if name not in os.environ})
         ray.init(
             num_cpus=max(2, os.cpu_count() or 2),
             include_dashboard=False,
@@ -55,6 +56,11 @@ def num_cpus() -> int:
     """Processors that the connected Ray offers."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray has no types here
     return max(1, int(resources.get("CPU", 1)))
+
+
+def num_nodes() -> int:
+    """Machines of the connected Ray."""
+    return sum(1 for node in ray.nodes() if node["Alive"])
 
 
 def _stage_environment(here: settings.Settings) -> dict[str, str]:

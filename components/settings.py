@@ -23,6 +23,10 @@ _OF_THE_SYSTEM = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR",
 # Ray puts sockets below its temporary folder, and Linux limits a socket's path to 107 bytes.
 _LONGEST_RAY_FOLDER = 40
 
+# For a Ray's own processes. A run's workers have an environment of its own: none of those that Ray starts beforehand,
+# one a processor, would ever be used.
+NODE_ENVIRONMENT = {"RAY_prestart_worker_first_driver": "0"}
+
 
 class Settings(BaseSettings):
     """The place of the storage, the compute and the servers, read once from `AFFECT_*` variables."""

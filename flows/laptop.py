@@ -18,7 +18,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed
 
 from components.registry import Registry
-from components.settings import PROJECT_ROOT, Settings
+from components.settings import NODE_ENVIRONMENT, PROJECT_ROOT, Settings
 from components.storage import Storage
 from flows import processes
 from flows.promotion import restore
@@ -185,7 +185,7 @@ def _start_ray(settings: Settings) -> None:
             *("--temp-dir", str(settings.ray_folder), "--disable-usage-stats"),
         ],
         settings,
-        {**client_environment(settings), **serve_proxy.ENVIRONMENT},
+        {**client_environment(settings), **NODE_ENVIRONMENT, **serve_proxy.ENVIRONMENT},
     )
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from components.settings import NODE_ENVIRONMENT
+
 if TYPE_CHECKING:
     from tests.finished_run import FinishedRun
     from tests.platform import Platform
@@ -21,6 +23,7 @@ os.environ.update(
     {
         "HF_HUB_OFFLINE": "1",
         "RAY_AUTH_MODE": "disabled",
+        **NODE_ENVIRONMENT,
         "RAY_USAGE_STATS_ENABLED": "0",
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "1",
