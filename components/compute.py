@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -60,7 +61,8 @@ def num_cpus() -> int:
 
 def num_nodes() -> int:
     """Machines of the connected Ray."""
-    return sum(1 for node in ray.nodes() if node["Alive"])
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray has no types here
+    return len([node for node in nodes if node["Alive"]])
 
 
 def _stage_environment(here: settings.Settings) -> dict[str, str]:
