@@ -43,7 +43,8 @@ def connect(code: Path | None = None) -> None:
         here.ray_folder.mkdir(parents=True, exist_ok=True)
         # A Ray of one process on loopback: its token would be written to the user's home folder.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        os.environ.update({name: value for name, value in settings.NODE_ENVIRONMENT.items() if name not in os.environ})
+        for name, value in settings.NODE_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         ray.init(
             num_cpus=max(2, os.cpu_count() or 2),
             include_dashboard=False,

@@ -109,7 +109,8 @@ class Ledger:
             ).fetchall()
             if not rows:
                 return
-            for last, clip_id, is_extra, said in rows:  # noqa: B007
+            last = rows[-1][0]
+            for _, clip_id, is_extra, said in rows:
                 if said:
                     yield replace(self._templates[bool(is_extra)], clip=Clip(**json.loads(said)))
                 else:

@@ -100,7 +100,7 @@ async def _judged(
 
 async def _read(request: HttpRequest, limits: Limits) -> dict[str, Request]:
     """The clips of a form by name, in its order."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = uploads.kind_of(request)
     if kind != "multipart/form-data":
         raise RequestError(
             "wrong-content-type",

@@ -41,6 +41,7 @@ def describe(
         MediaError: a recording cannot be used.
         ValueError: a file of the bundle is missing or damaged.
     """
+    # Decoders and PyTorch come with these, which who only sends or reads a file does not need.
     from components import predictor
     from components.features import clip_features
     from components.features.text import load_tokenizer
@@ -65,6 +66,7 @@ def read(content: bytes) -> tuple[ClipFeatures, str]:
     """
     try:
         arrays = load(content)
+        # `load` leaves the metadata out; that the head is whole it has checked.
         head = json.loads(content[_HEAD_BYTES : _HEAD_BYTES + int.from_bytes(content[:_HEAD_BYTES], "little")])
     except (SafetensorError, ValueError, RecursionError, KeyError) as error:
         raise ValueError("the body is no safetensors file: write it with serving.feature_file") from error

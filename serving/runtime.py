@@ -84,6 +84,17 @@ class Runtime:
             self._kind_of_features = feature_file.kind_of(folder)
         except (ValueError, OSError) as error:
             raise BundleError(str(error)) from error
+        origin, features = self._bundle.provenance, self._bundle.features
+        # Made once: each answer names its model.
+        self._info = Info(
+            system=origin.system,
+            version=self._bundle.version,
+            task=self._bundle.task,
+            modalities=features.modalities,
+            provenance=json.loads(origin.to_json()),
+            max_analysed_s=features.max_duration_s,
+            features=self._kind_of_features,
+        )
 
     @property
     def version(self) -> str:
@@ -92,16 +103,7 @@ class Runtime:
 
     def info(self) -> Info:
         """What a caller may know of the model."""
-        origin = self._bundle.provenance
-        return Info(
-            system=origin.system,
-            version=self._bundle.version,
-            task=self._bundle.task,
-            modalities=self._bundle.features.modalities,
-            provenance=json.loads(origin.to_json()),
-            max_analysed_s=self._bundle.features.max_duration_s,
-            features=self._kind_of_features,
-        )
+        return self._info
 
     def warmup(self) -> None:
         """Answer once and check the answers that the bundle brings along, before the first caller comes.

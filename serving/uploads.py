@@ -43,7 +43,7 @@ async def read(request: requests.Request, limits: Limits) -> Request:
         RequestError: the content type is not accepted, the body is too large or malformed, a field is unknown or
             of the wrong form, or there is no modality in it.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = kind_of(request)
     if kind == "multipart/form-data":
         return await _read_form(request, limits)
     if kind == "application/json":
@@ -55,6 +55,11 @@ async def read(request: requests.Request, limits: Limits) -> Request:
         f"content type {kind or '(none)'!r} is not accepted: send multipart/form-data with audio, video or text, "
         "application/json with text, or application/x-safetensors with features",
     )
+
+
+def kind_of(request: requests.Request) -> str:
+    """The media type of a request's body, in small letters; empty without one."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def _read_form(request: requests.Request, limits: Limits) -> Request:
