@@ -165,7 +165,8 @@ class _Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._told: dict[str, tuple[str, float]] = {}
-        self._started: dict[str, float] = {}
+        # When a stage first told how far it was, and how far that was: before, it only started.
+        self._first: dict[str, tuple[float, float]] = {}
 
     def __enter__(self) -> _Lines:
         return self
@@ -177,12 +178,14 @@ class _Lines:
         now = time.monotonic()
         for step in steps:
             state, told_at = self._told.get(step.name, ("", 0.0))
-            started = self._started.setdefault(step.name, now)
+            if step.percent > 0:
+                self._first.setdefault(step.name, (now, step.percent))
             if step.state == state and (step.state != "Running" or now - told_at < _PLAIN_INTERVAL_S):
                 continue
             self._told[step.name] = (step.state, now)
             left = ""
-            if step.state == "Running" and 0 < step.percent < 100:
-                left = f", {(now - started) * (100 / step.percent - 1):.0f} s left"
+            since, percent = self._first.get(step.name, (now, step.percent))
+            if step.state == "Running" and percent < step.percent < 100:
+                left = f", {(now - since) / (step.percent - percent) * (100 - step.percent):.0f} s left"
             message = f"{step.percent:3.0f}% {step.message}{left}" if step.state == "Running" else ""
             self._console.print(f"{step.name:>16}  {step.state:<10} {message}".rstrip(), highlight=False)

@@ -57,12 +57,7 @@ def is_running(role: str, settings: Settings) -> bool:
 def stop(settings: Settings, role: str | None = None) -> int:
     """End all processes of the platform, or of one role, and wait until they are gone. Returns how many there were."""
     found = marked(settings, role)
-    for process in found:
-        _signal(process, "terminate")
-    _, alive = psutil.wait_procs(found, timeout=_GRACE_S)
-    for process in alive:
-        _signal(process, "kill")
-    psutil.wait_procs(alive, timeout=_GRACE_S)
+    _end(found)
     # What was started while the others ended.
     for process in marked(settings, role):
         _signal(process, "kill")
@@ -84,6 +79,13 @@ def marked(settings: Settings, role: str | None = None) -> list[psutil.Process]:
         if role is None or environment.get(_ROLE) == role:
             found.append(process)
     return found
+
+
+def end_tree(pid: int) -> None:
+    """End a process and all that it started, and wait until they are gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        _end([process, *process.children(recursive=True)])
 
 
 def log_file(role: str, settings: Settings) -> Path:
@@ -161,6 +163,15 @@ def _listener(port: int) -> str:
     except psutil.Error:
         pass
     return ""
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        _signal(process, "terminate")
+    _, alive = psutil.wait_procs(processes, timeout=_GRACE_S)
+    for process in alive:
+        _signal(process, "kill")
+    psutil.wait_procs(alive, timeout=_GRACE_S)
 
 
 def _signal(process: psutil.Process, method: str) -> None:

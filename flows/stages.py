@@ -17,6 +17,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from components.settings import Settings, inherited_environment
 from components.stage import Progress, read_progress
+from flows import processes
 
 STAGES = ("params", "ingest", "features", "pretrain", "finetune", "evaluate", "bundle")
 
@@ -102,7 +103,10 @@ def read_lines(
     on_line: Callable[[str], object],
     on_progress: Callable[[Progress], object],
 ) -> tuple[list[str], int]:
-    """Run a stage's process to its end, telling each line as it comes; its lines but for progress, and its status."""
+    """Run a stage's process to its end, telling each line as it comes; its lines but for progress, and its status.
+
+    The process, and all that it started, ends with this function: also when an exception ends it.
+    """
     lines: list[str] = []
     with subprocess.Popen(
         command,
@@ -114,14 +118,19 @@ def read_lines(
         errors="replace",
     ) as process:
         assert process.stdout is not None
-        for raw in process.stdout:
-            line = raw.rstrip()
-            reached = read_progress(line)
-            if reached is not None:
-                on_progress(reached)
-            elif line:
-                on_line(line)
-                lines.append(line)
+        try:
+            for raw in process.stdout:
+                line = raw.rstrip()
+                reached = read_progress(line)
+                if reached is not None:
+                    on_progress(reached)
+                elif line:
+                    on_line(line)
+                    lines.append(line)
+        except BaseException:
+            # The run is being cancelled: what nobody follows any more must not go on for hours.
+            processes.end_tree(process.pid)
+            raise
     return lines, process.returncode
 
 

@@ -37,7 +37,8 @@ def ray_address() -> Iterator[str]:
     """Address of a Ray that lives as long as the test session, for stages run as processes of their own."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200 * 1024 * 1024, log_to_driver=False)
+    # For each processor a stage may start a process of its own, each of which imports all that it needs.
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 * 1024 * 1024, log_to_driver=False)
     yield str(ray.get_runtime_context().gcs_address)
     ray.shutdown()
 
@@ -51,6 +52,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     running.affect("up")
     yield running
     running.affect("down")
+    assert not running.processes()
 
 
 @pytest.fixture(scope="session")
@@ -63,8 +65,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
 
 @pytest.fixture(scope="session")
 def first_run(platform: Platform) -> dict[str, Any]:
-    """The outcome of that platform's first run, which nobody disturbed."""
-    from tests.platform import SMALL, settings
+    """The outcome of that platform's first run, which goes on after every interruption there is."""
+    from tests.interruptions import interrupted_run
 
-    outcome: dict[str, Any] = platform.json("retrain", *settings(*SMALL))
-    return outcome
+    return interrupted_run(platform)

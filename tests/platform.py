@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from flows.processes import free_ports
 from tests.conftest import REPOSITORY
 
@@ -23,7 +25,7 @@ SMALL = (
     "synthetic.num_unlabelled=72",
     "features.clips_per_shard=16",
     "model.width=32",
-    "pretrain.num_epochs=30",
+    "pretrain.num_epochs=24",
     "pretrain.batch_size=8",
     "pretrain.checkpoint_every_steps=10",
     "finetune.num_epochs=2",
@@ -69,6 +71,19 @@ class Platform:
     def json(self, *arguments: str, status: int = 0) -> Any:
         """What `affect ARGUMENTS --json` prints."""
         return json.loads(self.affect(*arguments, "--json", status=status).stdout)
+
+    def processes(self, words: str = "") -> list[psutil.Process]:
+        """Its living processes whose command line holds these words."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("AFFECT_PLATFORM") != str(self.home):
+                    continue
+                if words in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
 
 
 def new_platform(home: Path) -> Platform:

@@ -20,23 +20,20 @@ from tests.corpus_files import write_sound
 
 NUM_ACTORS = 6
 EMOTIONS = (1, 3, 5)
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    """Six actors with three takes each, in the layout of RAVDESS."""
-    root = tmp_path / "ravdess"
-    for actor in range(1, NUM_ACTORS + 1):
-        for emotion in EMOTIONS:
-            write_sound(root / f"Actor_{actor:02d}" / f"03-01-{emotion:02d}-01-01-01-{actor:02d}.wav", 0.5)
-    return root
+CHANGED = Path("Actor_05/03-01-03-01-01-01-05.wav")
 
 
 class Workspaces:
-    """Folders in which stages run as processes of their own, as in a study, with one home for all."""
+    """Folders in which stages run as processes of their own, as in a study, with one corpus for all.
 
-    def __init__(self, folder: Path, corpus: Path, ray_address: str) -> None:
-        self.folder, self.corpus, self.ray_address = folder, corpus, ray_address
+    The corpus: six actors with three takes each, in the layout of RAVDESS.
+    """
+
+    def __init__(self, folder: Path, ray_address: str) -> None:
+        self.folder, self.corpus, self.ray_address = folder, folder / "ravdess", ray_address
+        for actor in range(1, NUM_ACTORS + 1):
+            for emotion in EMOTIONS:
+                write_sound(self.corpus / f"Actor_{actor:02d}" / f"03-01-{emotion:02d}-01-01-01-{actor:02d}.wav", 0.5)
 
     def features(self, name: str, *, fold: int, share: bool, status: int = 0) -> Path:
         """Run ingest and features of a fold; returns the features."""
@@ -48,7 +45,7 @@ class Workspaces:
         (workspace / "build/params.yaml").write_text(to_yaml(resolve(choices)))
         environment = {
             **os.environ,
-            "AFFECT_HOME": str(self.folder / "home"),
+            "AFFECT_HOME": str(self.folder / ("home" if share else "home-alone")),
             "AFFECT_RAY_ADDRESS": self.ray_address,
             "AFFECT_SHARE_FRAMES": str(share),
         }
@@ -72,48 +69,91 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def ruin(corpus: Path) -> None:
-    """Make every recording undecodable, with its size and its time as they were."""
-    for path in corpus.rglob("*.wav"):
+@pytest.fixture(scope="module")
+def workspaces(tmp_path_factory: pytest.TempPathFactory, ray_address: str) -> Workspaces:
+    return Workspaces(tmp_path_factory.mktemp("folds"), ray_address)
+
+
+@pytest.fixture(scope="module")
+def first(workspaces: Workspaces) -> Path:
+    """Features of the first fold, the first to be kept for others."""
+    features = workspaces.features("first", fold=0, share=True)
+    with_clips = [path for path in features.rglob("*.arrow") if len(ShardSet([path]))]
+    assert len(list((workspaces.folder / "home/shared/frames").rglob("*.arrow"))) == len(with_clips)
+    return features
+
+
+@pytest.fixture(scope="module")
+def changed(workspaces: Workspaces, first: Path) -> Path:
+    """Features of the same fold after another recording took the place of one."""
+    assert first.exists()
+    recording = workspaces.corpus / CHANGED
+    recording.unlink()
+    write_sound(recording, 0.9)
+    return workspaces.features("changed", fold=0, share=True)
+
+
+@pytest.fixture(scope="module")
+def alone(workspaces: Workspaces, changed: Path) -> dict[int, Path]:
+    """What two folds of that corpus look like with nothing shared."""
+    assert changed.exists()
+    return {fold: workspaces.features(f"alone-{fold}", fold=fold, share=False) for fold in (0, 1)}
+
+
+@pytest.fixture(scope="module")
+def damaged(workspaces: Workspaces, alone: dict[int, Path]) -> Path:
+    """Features of the first fold after every shared file was cut short."""
+    assert alone
+    shared = [path for path in (workspaces.folder / "home/shared").rglob("*") if path.is_file()]
+    assert {path.suffix for path in shared} == {".arrow", ".sqlite"}
+    for path in shared:
+        path.write_bytes(path.read_bytes()[:50])
+    return workspaces.features("damaged", fold=0, share=True)
+
+
+@pytest.fixture(scope="module")
+def ruined(workspaces: Workspaces, damaged: Path) -> Path:
+    """The corpus with every recording undecodable, of its size and its time as it was."""
+    assert damaged.exists()
+    for path in workspaces.corpus.rglob("*.wav"):
         status = path.stat()
         path.write_bytes(b"\0" * status.st_size)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return workspaces.corpus
+
+
+def test_a_changed_recording_is_inspected_and_described_again(
+    first: Path, changed: Path, alone: dict[int, Path]
+) -> None:
+    assert content(changed) == content(alone[0])
+    assert content(changed) != content(first)
+    rows = {row["clip_id"]: row for row in read_clips(changed.parent / "clips").to_pylist()}
+    assert rows[CHANGED.stem]["duration_s"] == pytest.approx(0.9, abs=0.01)
+
+
+def test_without_sharing_nothing_is_kept_for_others(workspaces: Workspaces, alone: dict[int, Path]) -> None:
+    assert alone
+    assert not (workspaces.folder / "home-alone" / "shared").exists()
+
+
+def test_lost_or_damaged_shared_files_cost_nothing_but_time(damaged: Path, alone: dict[int, Path]) -> None:
+    assert content(damaged) == content(alone[0])
 
 
 def test_another_fold_has_the_same_bytes_without_decoding_anything(
-    tmp_path: Path, corpus: Path, ray_address: str
+    workspaces: Workspaces, first: Path, alone: dict[int, Path], ruined: Path
 ) -> None:
-    workspaces = Workspaces(tmp_path, corpus, ray_address)
-    alone = content(workspaces.features("alone", fold=1, share=False))
-    assert not (tmp_path / "home" / "shared").exists()
-    first = workspaces.features("first", fold=0, share=True)
-    ruin(corpus)
+    assert ruined.exists()
     second = workspaces.features("second", fold=1, share=True)
-    assert content(second) == alone
+    assert content(second) == content(alone[1])
     parts = {name: set(open_split(second, name).speaker_ids) for name in ("train", "validation", "test")}
     assert parts["test"] == {"Actor_03", "Actor_04"} != set(open_split(first, "test").speaker_ids)
-    with_clips = [path for path in first.rglob("*.arrow") if len(ShardSet([path]))]
-    assert len(list((tmp_path / "home/shared/frames").rglob("*.arrow"))) == len(with_clips)
 
 
-def test_without_sharing_the_ruined_recordings_are_refused(tmp_path: Path, corpus: Path, ray_address: str) -> None:
-    workspaces = Workspaces(tmp_path, corpus, ray_address)
-    workspaces.features("first", fold=0, share=True)
-    ruin(corpus)
-    workspace = workspaces.features("alone", fold=1, share=False, status=1)
+def test_without_sharing_the_ruined_recordings_are_refused(workspaces: Workspaces, ruined: Path) -> None:
+    assert ruined.exists()
+    workspace = workspaces.features("refused", fold=1, share=False, status=1)
     assert (workspace / "build" / "rejected.parquet").exists()
-
-
-def test_a_changed_recording_is_inspected_and_described_again(tmp_path: Path, corpus: Path, ray_address: str) -> None:
-    workspaces = Workspaces(tmp_path, corpus, ray_address)
-    workspaces.features("first", fold=0, share=True)
-    changed = corpus / "Actor_05" / "03-01-03-01-01-01-05.wav"
-    changed.unlink()
-    write_sound(changed, 0.9)
-    again = workspaces.features("second", fold=0, share=True)
-    assert content(again) == content(workspaces.features("alone", fold=0, share=False))
-    rows = {row["clip_id"]: row for row in read_clips(again.parent / "clips").to_pylist()}
-    assert rows[changed.stem]["duration_s"] == pytest.approx(0.9, abs=0.01)
 
 
 def test_frames_come_back_to_the_bit_with_what_is_told_about_them(tmp_path: Path) -> None:
@@ -136,13 +176,3 @@ def test_frames_come_back_to_the_bit_with_what_is_told_about_them(tmp_path: Path
         assert found.warnings == frames[name].warnings
     assert shared.find("nameless") is None
     assert shared.only(["whole"]).find("silent") is None
-
-
-def test_lost_or_damaged_shared_files_cost_nothing_but_time(tmp_path: Path, corpus: Path, ray_address: str) -> None:
-    workspaces = Workspaces(tmp_path, corpus, ray_address)
-    first = content(workspaces.features("first", fold=0, share=True))
-    shared = [path for path in (tmp_path / "home/shared").rglob("*") if path.is_file()]
-    assert {path.suffix for path in shared} == {".arrow", ".sqlite"}
-    for path in shared:
-        path.write_bytes(path.read_bytes()[:50])
-    assert content(workspaces.features("second", fold=0, share=True)) == first
