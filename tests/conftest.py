@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from components.settings import NODE_ENVIRONMENT
+from components.settings import NODE_ENVIRONMENT, Settings
 
 if TYPE_CHECKING:
     from tests.finished_run import FinishedRun
@@ -33,13 +33,21 @@ os.environ.update(
 
 
 @pytest.fixture(scope="session")
-def ray_address() -> Iterator[str]:
-    """Address of a Ray that lives as long as the test session, for stages run as processes of their own."""
+def ray_node() -> Iterator[Settings]:
+    """Settings of a Ray that lives as long as the test session, for stages and for the endpoint."""
+    from tests.ray_endpoint import running_ray
+
+    with running_ray() as settings:
+        yield settings
+
+
+@pytest.fixture(scope="session")
+def ray_address(ray_node: Settings) -> Iterator[str]:
+    """Address of that Ray, to which the tests' own process is connected too."""
     import ray
 
-    # For each processor a stage may start a process of its own, each of which imports all that it needs.
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 * 1024 * 1024, log_to_driver=False)
-    yield str(ray.get_runtime_context().gcs_address)
+    ray.init(address=ray_node.ray_address, log_to_driver=False)
+    yield ray_node.ray_address
     ray.shutdown()
 
 

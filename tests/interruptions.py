@@ -1,4 +1,4 @@
-"""A run that is interrupted in the middle of pre-training in every way there is, and goes on each time."""
+"""A run that is interrupted in every way there is, and goes on each time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,19 @@ from tests.platform import SMALL, Platform, settings
 
 
 def interrupted_run(platform: Platform) -> dict[str, Any]:
-    """The outcome of a run that lost a worker, its own process, its person's patience, and the whole platform.
+    """The outcome of a run that lost its person's patience, a worker, its own process, and the whole platform.
 
-    Real kills: a training worker, the flow's process, Ctrl-C, every process of the platform at once.
+    Real signals: Ctrl-C while the corpus is made, then in the middle of pre-training the death of a training worker, of
+    the flow's process, and of every process of the platform at once.
     """
+    run = platform.start("retrain", *settings(*SMALL))
+    _wait(lambda: bool(platform.processes("components.ingest")), "ingest to begin")
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode == 130, errors
+    assert not platform.processes("components.ingest")
+
+    # The same command goes on.
     run = platform.start("retrain", *settings(*SMALL), "--json")
     _wait_for_checkpoint(platform)
     _kill(platform.processes("RayTrainWorker"))
@@ -29,14 +38,6 @@ def interrupted_run(platform: Platform) -> dict[str, Any]:
     assert run.returncode == 1, output + errors
     assert "Crashed" in output
     _wait(lambda: not platform.processes("components.pretrain"), "the orphaned stage to end")
-
-    # The same command goes on, until a person interrupts it.
-    run = platform.start("retrain", *settings(*SMALL))
-    _wait_for_checkpoint(platform)
-    run.send_signal(signal.SIGINT)
-    _, errors = run.communicate(timeout=120)
-    assert run.returncode == 130, errors
-    _wait(lambda: not platform.processes("components.pretrain"), "the cancelled stage to end")
 
     # And once more, until everything dies at once.
     run = platform.start("retrain", *settings(*SMALL), "--json")

@@ -25,11 +25,12 @@ SMALL = (
     "synthetic.num_unlabelled=72",
     "features.clips_per_shard=16",
     "model.width=32",
-    "pretrain.num_epochs=24",
+    "pretrain.num_epochs=20",
     "pretrain.batch_size=8",
     "pretrain.checkpoint_every_steps=10",
     "finetune.num_epochs=2",
     "finetune.batch_size=8",
+    "finetune.num_workers=1",
     "gates.min_macro_f1=0",
 )
 
@@ -45,6 +46,10 @@ class Platform:
     def environment(self) -> dict[str, str]:
         ports = {f"AFFECT_{name.upper()}_PORT": str(port) for name, port in self.ports.items()}
         return {**os.environ, **ports, "AFFECT_HOME": str(self.home), "PATH": f"{BIN}:{os.environ['PATH']}"}
+
+    @property
+    def ray_address(self) -> str:
+        return f"127.0.0.1:{self.ports['ray']}"
 
     @property
     def endpoint(self) -> str:

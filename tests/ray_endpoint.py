@@ -61,7 +61,12 @@ def running_ray() -> Iterator[Settings]:
             start_new_session=True,
             env={**os.environ, **serve_proxy.ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)},
         )
-    settings = Settings(home=folder / "home", dashboard_port=ports["dashboard-port"], serve_port=serve_port)
+    settings = Settings(
+        home=folder / "home",
+        ray_address=f"127.0.0.1:{ports['port']}",
+        dashboard_port=ports["dashboard-port"],
+        serve_port=serve_port,
+    )
     try:
         _wait_for_dashboard(settings, process, log)
         yield settings
@@ -103,6 +108,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     for member in alive:
         member.kill()
     process.wait()
+
+
+def withdraw(here: Settings) -> None:
+    """Take the endpoint off this Ray: its replicas hold processors."""
+    httpx.delete(f"{here.dashboard_url}/api/serve/applications/", timeout=60.0).raise_for_status()
 
 
 def replicas(here: Settings) -> list[int]:

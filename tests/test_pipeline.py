@@ -26,10 +26,15 @@ class Repository:
 
     folder: Path
 
-    def dvc(self, *arguments: str) -> str:
-        """What `dvc ARGUMENTS` prints."""
+    def dvc(self, *arguments: str, ray_address: str = "") -> str:
+        """What `dvc ARGUMENTS` prints. Without an address each stage that needs a Ray starts its own."""
         home = self.folder.parent
-        environment = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(home), "AFFECT_HOME": str(home / "home")}
+        environment = {
+            "PATH": f"{BIN}:/usr/bin:/bin",
+            "HOME": str(home),
+            "AFFECT_HOME": str(home / "home"),
+            "AFFECT_RAY_ADDRESS": ray_address,
+        }
         done = subprocess.run(
             [str(BIN / "dvc"), *arguments],
             cwd=self.folder,
@@ -93,12 +98,12 @@ def test_failed_gate_ends_red_and_the_champion_stays(first_run: dict[str, Any], 
 
 
 @pytest.fixture(scope="module")
-def repository(first_run: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """A checkout in which `dvc repro` has run without a platform, with the choices of the platform's run."""
+def repository(first_run: dict[str, Any], platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A checkout in which `dvc repro` has run without Prefect, with the choices of the platform's run."""
     folder = checkout(tmp_path_factory.mktemp("alone") / "checkout")
     shutil.copyfile(Path(first_run["folder"]) / "params.yaml", folder / "params.yaml")
     repository = Repository(folder)
-    repository.dvc("repro")
+    repository.dvc("repro", ray_address=platform.ray_address)
     return repository
 
 

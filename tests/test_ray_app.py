@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -19,15 +18,14 @@ from serving.deploy import DeployError, deploy, refuse_unknown, serve_config
 from serving.prediction import Request
 from tests import contract
 from tests.bundles import class_predictions, requests, write_bundle
-from tests.ray_endpoint import Load, free_ports, replicas, running_ray
+from tests.ray_endpoint import Load, free_ports, replicas
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def here() -> Iterator[Settings]:
-    with running_ray() as settings:
-        yield settings
+def here(ray_node: Settings) -> Settings:
+    return ray_node
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from serving.prediction import ClassPrediction, Request
 from serving.runtime import Runtime
 from serving.schema import ClassAnswer, Problem
 from tests.bundles import class_predictions, of_classes, requests, write_bundle
-from tests.ray_endpoint import Load, replicas, running_ray
+from tests.ray_endpoint import Load, replicas, withdraw
 
 pytestmark = pytest.mark.slow
 
@@ -45,12 +45,12 @@ def expected(bundles: dict[str, Path]) -> dict[str, ClassPrediction]:
 
 
 @pytest.fixture(scope="module")
-def here(bundles: dict[str, Path]) -> Iterator[Settings]:
+def here(ray_node: Settings, bundles: dict[str, Path]) -> Iterator[Settings]:
     """An endpoint of two replicas."""
-    with running_ray() as settings:
-        deploy(str(bundles["A"]), 1, here=settings, num_replicas=NUM_REPLICAS, deadline_s=300)
-        _wait_for_replicas(settings)
-        yield settings
+    deploy(str(bundles["A"]), 1, here=ray_node, num_replicas=NUM_REPLICAS, deadline_s=300)
+    _wait_for_replicas(ray_node)
+    yield ray_node
+    withdraw(ray_node)
 
 
 def _video() -> bytes:
