@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from components.settings import Settings
 from flows.processes import free_ports
 from tests.conftest import REPOSITORY
 
@@ -48,8 +49,10 @@ class Platform:
         return {**os.environ, **ports, "AFFECT_HOME": str(self.home), "PATH": f"{BIN}:{os.environ['PATH']}"}
 
     @property
-    def ray_address(self) -> str:
-        return f"127.0.0.1:{self.ports['ray']}"
+    def settings(self) -> Settings:
+        return Settings.model_validate(
+            {"home": self.home, **{f"{name}_port": port for name, port in self.ports.items()}}
+        )
 
     @property
     def endpoint(self) -> str:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from components.bundle_files import version_of
+from flows.laptop import client_environment
 from tests.conftest import REPOSITORY
 from tests.platform import BIN, SMALL, Platform, checkout, settings
 
@@ -26,14 +27,14 @@ class Repository:
 
     folder: Path
 
-    def dvc(self, *arguments: str, ray_address: str = "") -> str:
-        """What `dvc ARGUMENTS` prints. Without an address each stage that needs a Ray starts its own."""
+    def dvc(self, *arguments: str, on: Platform | None = None) -> str:
+        """What `dvc ARGUMENTS` prints. Without a platform whose Ray it may use, each stage that needs one starts it."""
         home = self.folder.parent
         environment = {
+            **(client_environment(on.settings) if on else {}),
             "PATH": f"{BIN}:/usr/bin:/bin",
             "HOME": str(home),
             "AFFECT_HOME": str(home / "home"),
-            "AFFECT_RAY_ADDRESS": ray_address,
         }
         done = subprocess.run(
             [str(BIN / "dvc"), *arguments],
@@ -103,7 +104,7 @@ def repository(first_run: dict[str, Any], platform: Platform, tmp_path_factory: 
     folder = checkout(tmp_path_factory.mktemp("alone") / "checkout")
     shutil.copyfile(Path(first_run["folder"]) / "params.yaml", folder / "params.yaml")
     repository = Repository(folder)
-    repository.dvc("repro", ray_address=platform.ray_address)
+    repository.dvc("repro", on=platform)
     return repository
 
 
