@@ -198,7 +198,8 @@ def _call(client: httpx.Client, here: Settings, method: str, config: dict[str, A
             f"no Ray dashboard answers at {here.dashboard_url}: start the platform with `affect up`"
         ) from error
     if answer.status_code != 200:
-        text = " ".join(answer.text.split())[:500]
+        # Of a traceback the end says what it is about.
+        text = " ".join(answer.text.split())[-500:]
         raise DeployError(f"Ray Serve refuses it ({method} {_APPLICATIONS}: {answer.status_code}): {text}")
     return answer
 

@@ -2,7 +2,7 @@
 
 Serve's proxy answers in plain text when its queue is full, a deadline passes or there is no application, and not at
 all when the replica that worked on a request dies (its HTTP server then makes a bare 500 of it). The proxy takes
-middleware from the variable in `ENVIRONMENT`, which must be set where Ray is started.
+middleware from a variable in `ENVIRONMENT`, which must be set where Ray is started.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.observation import REQUEST_ID_HEADER, request_id_of
 from serving.problems import MEDIA_TYPE, problem
 
-ENVIRONMENT: Final = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.serve_proxy:middleware"}
+ENVIRONMENT: Final = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.serve_proxy:middleware",
+    # Five seconds by default, after which Serve kills the proxy that it has just started, and gives up: on a machine
+    # with other work its imports alone take longer.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+}
 
 # Addresses of Serve's own, such as /-/healthz.
 _OWN_ADDRESSES: Final = "/-/"

@@ -122,6 +122,14 @@ def replicas(here: Settings) -> list[int]:
     return [each["pid"] for each in found if each["state"] == "RUNNING"]
 
 
+def running_replicas(here: Settings, timeout_s: float = 30.0) -> list[int]:
+    """Those replicas as soon as there are any: while one is given its former model back, it is in another state."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := replicas(here)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
 class Load:
     """Two callers that ask without a pause while the block runs."""
 

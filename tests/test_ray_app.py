@@ -18,7 +18,7 @@ from serving.deploy import DeployError, deploy, refuse_unknown, serve_config
 from serving.prediction import Request
 from tests import contract
 from tests.bundles import class_predictions, requests, write_bundle
-from tests.ray_endpoint import Load, free_ports, replicas
+from tests.ray_endpoint import Load, free_ports, running_replicas
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +60,7 @@ def test_an_endpoint_is_swapped_without_a_lost_or_mixed_answer(
         for release, name in ((1, "A"), (2, "B"))
     }
     assert card.version == expected[1].version
-    [replica] = replicas(here)
+    [replica] = running_replicas(here)
 
     with Load(here, video) as load:
         load.wait_for(20)
@@ -73,7 +73,7 @@ def test_an_endpoint_is_swapped_without_a_lost_or_mixed_answer(
     for answer in load.answers:
         assert answer.model.version == expected[answer.model.release].version
         assert answer.probabilities == pytest.approx(expected[answer.model.release].probabilities, abs=1e-5)
-    assert replicas(here) == [replica], "a swap restarted the replica"
+    assert running_replicas(here) == [replica], "a swap restarted the replica"
 
     broken = bundles["A"].parent / "broken"
     shutil.copytree(bundles["A"], broken)
@@ -84,7 +84,7 @@ def test_an_endpoint_is_swapped_without_a_lost_or_mixed_answer(
         load.wait_for(5)
     assert load.failures == []
     assert {answer.model.release for answer in load.answers} == {2}
-    assert replicas(here) == [replica]
+    assert running_replicas(here) == [replica]
 
     card = deploy(str(bundles["A"]), 4, here=here)
     assert card is not None
