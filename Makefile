@@ -14,7 +14,7 @@ demo: install
 	$(AFFECT) predict
 	$(AFFECT) status
 
-# At once: the tests of a running platform, which mostly wait for it, and all others.
+# At once: the tests that drive running servers, which mostly wait for them, and all others.
 test: install
 	$(MAKE) --jobs 3 lint test-platform test-others
 

@@ -19,6 +19,8 @@ from tests.bundles import requests, write_bundle
 from tests.conftest import REPOSITORY
 from tests.endpoint import LIMITS, Endpoint, serve
 
+pytestmark = pytest.mark.platform
+
 TEXT = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
 CURL = [block.strip() for language, block in BLOCKS if language == "sh"]

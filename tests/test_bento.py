@@ -19,7 +19,7 @@ from tests.bento_server import Built
 from tests.bundles import requests
 from tests.conftest import REPOSITORY
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.platform]
 
 
 @pytest.fixture(scope="module")
