@@ -41,7 +41,7 @@ def describe(
         MediaError: a recording cannot be used.
         ValueError: a file of the bundle is missing or damaged.
     """
-    # Decoders and PyTorch come with these, which who only sends or reads a file does not need.
+    # Decoders and PyTorch come with these; who only sends or reads a file needs neither.
     from components import predictor
     from components.features import clip_features
     from components.features.text import load_tokenizer

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from flows.stages import read_lines, reason_of
+from tests.conftest import REPOSITORY
 
 STARTS_ANOTHER = """
 import subprocess, sys
@@ -51,7 +52,7 @@ raise SystemExit("error: no room")
     lines, status = read_lines(
         [sys.executable, "-c", work],
         tmp_path,
-        {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        {**os.environ, "PYTHONPATH": str(REPOSITORY)},
         on_line=lambda _line: None,
         on_progress=lambda reached: told.append(reached.done / reached.total),
     )
