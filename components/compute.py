@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import ray
 from components import settings
 
 _lock = threading.Lock()
+
+# Longer than any network takes to say that it reached something.
+_ANSWER_S = 5.0
 
 # 200 MB hold the manifests and reports that pass through it: features and checkpoints go by file.
 _OBJECT_STORE_BYTES = 200 * 1024 * 1024
@@ -32,13 +36,8 @@ def connect(code: Path | None = None) -> None:
             return
         runtime_env = {"env_vars": {"PYTHONPATH": str(code or os.getcwd()), **_stage_environment(here)}}
         if here.ray_address:
-            try:
-                ray.init(address=here.ray_address, runtime_env=runtime_env)
-            except ConnectionError as error:
-                raise ConnectionError(
-                    f"no Ray answers at {here.ray_address}: start the platform with `affect up`, or unset "
-                    "AFFECT_RAY_ADDRESS to run without it"
-                ) from error
+            _require_listener(here.ray_address)
+            ray.init(address=here.ray_address, runtime_env=runtime_env)
             return
         here.ray_folder.mkdir(parents=True, exist_ok=True)
         # A Ray of one process on loopback: its token would be written to the user's home folder.
@@ -64,6 +63,36 @@ def num_nodes() -> int:
     """Machines of the connected Ray."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray has no types here
     return len([node for node in nodes if node["Alive"]])
+
+
+def _require_listener(address: str) -> None:
+    """Check that something answers where Ray will look: by itself it asks again for a quarter of an hour, silently.
+
+    Raises:
+        ConnectionError: nothing does, with what to do about it.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if not _listens(host, port):
+        raise ConnectionError(
+            f"no Ray answers at {address}: start the platform with `affect up`, or unset AFFECT_RAY_ADDRESS to run "
+            "without it"
+        )
+    # Ray takes a loopback address for the machine's outward one, where a Ray of `affect up` does not listen.
+    outward: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray has no types here
+    if host in {"127.0.0.1", "localhost"} and not _listens(outward, port):
+        raise ConnectionError(
+            f"the Ray at {address} listens on this address alone, and Ray would look for it at another: set "
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, as `affect up` does for what it starts"
+        )
+
+
+def _listens(host: str, port: str) -> bool:
+    try:
+        with socket.create_connection((host, int(port)), timeout=_ANSWER_S):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def _stage_environment(here: settings.Settings) -> dict[str, str]:
