@@ -7,11 +7,12 @@ as a `reconfigure` (Ray compares `import_path`, `runtime_env` and `args` to tell
 
 from __future__ import annotations
 
+import contextlib
 import time
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import httpx
 from pydantic import BaseModel
@@ -108,16 +109,24 @@ def deploy(
 
     Raises:
         DeployError: no dashboard answers, the bundle was refused, or the deadline passed. What was served before is
-            configured again.
+            served again.
     """
     with httpx.Client(timeout=60.0) as client:
-        before = _present_config(client, here)
+        before = _present(client, here)
         _call(client, here, "PUT", serve_config(bundle, release, here=here, num_replicas=num_replicas))
         try:
             return _wait(client, here, bundle, release, deadline_s)
         except DeployError:
             if before is not None:
-                _call(client, here, "PUT", before)
+                _call(
+                    client,
+                    here,
+                    "PUT",
+                    serve_config(before.bundle, before.release, here=here, num_replicas=before.num_replicas),
+                )
+                # Whether or not this succeeds, the first failure is the one to tell.
+                with contextlib.suppress(DeployError):
+                    _wait(client, here, before.bundle, before.release, deadline_s)
             raise
 
 
@@ -173,15 +182,20 @@ def _ask(client: httpx.Client, here: Settings, bundle: str, release: int) -> tup
     return card is not None and card.release == release, card
 
 
-def _present_config(client: httpx.Client, here: Settings) -> dict[str, Any] | None:
+class _Present(NamedTuple):
+    """What Ray Serve is configured to serve."""
+
+    bundle: str
+    release: int
+    num_replicas: int
+
+
+def _present(client: httpx.Client, here: Settings) -> _Present | None:
     config = _application(client, here).get("deployed_app_config")
     if not config:
         return None
-    [user_config] = [each["user_config"] for each in config["deployments"] if each["name"] == DEPLOYMENT]
     [deployment] = [each for each in config["deployments"] if each["name"] == DEPLOYMENT]
-    return serve_config(
-        user_config["bundle"], user_config["release"], here=here, num_replicas=deployment["num_replicas"]
-    )
+    return _Present(**deployment["user_config"], num_replicas=deployment["num_replicas"])
 
 
 def _application(client: httpx.Client, here: Settings) -> dict[str, Any]:

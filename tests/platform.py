@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 import psutil
 
 from components.settings import Settings
-from flows.processes import free_ports
+from flows.processes import free_ports, marked
 from tests.conftest import REPOSITORY
 
 BIN = Path(sys.executable).parent
@@ -83,14 +84,10 @@ class Platform:
     def processes(self, words: str = "") -> list[psutil.Process]:
         """Its living processes whose command line holds these words."""
         found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("AFFECT_PLATFORM") != str(self.home):
-                    continue
+        for process in marked(Settings(home=self.home)):
+            with contextlib.suppress(psutil.Error):
                 if words in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
-            except psutil.Error:
-                continue
         return found
 
 

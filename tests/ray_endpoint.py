@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import psutil
 import pytest
 
 from components.settings import Settings
+from flows.processes import free_ports
 from serving import serve_proxy
 from serving.deploy import DeployError, endpoint_status
 from serving.schema import ClassAnswer
@@ -44,7 +44,7 @@ def running_ray() -> Iterator[Settings]:
     """Settings of a Ray of its own, started as `affect up` does it: `ray start --head`, alone in its process group."""
     # Ray puts sockets below its folder: pytest's own temporary folders are too deep for them.
     folder = Path(tempfile.mkdtemp(prefix="affect-", dir="/tmp"))
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    ports = dict(zip(PORTS, free_ports(len(PORTS), "127.0.0.1"), strict=True))
     serve_port = ports.pop("serve")
     command = [
         str(Path(sys.executable).with_name("ray")),
@@ -73,14 +73,6 @@ def running_ray() -> Iterator[Settings]:
     finally:
         _end(process)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_ports(num_ports: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(num_ports)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _wait_for_dashboard(settings: Settings, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -120,14 +112,6 @@ def replicas(here: Settings) -> list[int]:
     document = json.loads(httpx.get(f"{here.dashboard_url}/api/serve/applications/", timeout=60.0).content)
     found = document["applications"]["affect"]["deployments"]["endpoint"]["replicas"]
     return [each["pid"] for each in found if each["state"] == "RUNNING"]
-
-
-def running_replicas(here: Settings, timeout_s: float = 30.0) -> list[int]:
-    """Those replicas as soon as there are any: while one is given its former model back, it is in another state."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := replicas(here)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return found
 
 
 class Load:

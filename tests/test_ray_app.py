@@ -13,12 +13,13 @@ import httpx
 import pytest
 
 from components.settings import Settings
+from flows.processes import free_ports
 from serving.client import Client, ServingError
 from serving.deploy import DeployError, deploy, refuse_unknown, serve_config
 from serving.prediction import Request
 from tests import contract
 from tests.bundles import class_predictions, requests, write_bundle
-from tests.ray_endpoint import Load, free_ports, running_replicas
+from tests.ray_endpoint import Load, replicas
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +61,7 @@ def test_an_endpoint_is_swapped_without_a_lost_or_mixed_answer(
         for release, name in ((1, "A"), (2, "B"))
     }
     assert card.version == expected[1].version
-    [replica] = running_replicas(here)
+    [replica] = replicas(here)
 
     with Load(here, video) as load:
         load.wait_for(20)
@@ -73,7 +74,7 @@ def test_an_endpoint_is_swapped_without_a_lost_or_mixed_answer(
     for answer in load.answers:
         assert answer.model.version == expected[answer.model.release].version
         assert answer.probabilities == pytest.approx(expected[answer.model.release].probabilities, abs=1e-5)
-    assert running_replicas(here) == [replica], "a swap restarted the replica"
+    assert replicas(here) == [replica], "a swap restarted the replica"
 
     broken = bundles["A"].parent / "broken"
     shutil.copytree(bundles["A"], broken)
@@ -84,7 +85,7 @@ def test_an_endpoint_is_swapped_without_a_lost_or_mixed_answer(
         load.wait_for(5)
     assert load.failures == []
     assert {answer.model.release for answer in load.answers} == {2}
-    assert running_replicas(here) == [replica]
+    assert replicas(here) == [replica]
 
     card = deploy(str(bundles["A"]), 4, here=here)
     assert card is not None
@@ -127,7 +128,7 @@ def test_a_configuration_that_ray_would_misread_is_refused() -> None:
 
 
 def test_without_a_ray_the_remedy_is_named() -> None:
-    [port] = free_ports(1)
+    [port] = free_ports(1, "127.0.0.1")
     with pytest.raises(DeployError, match="affect up"):
         deploy("", 0, here=Settings(dashboard_port=port))
 

@@ -22,6 +22,7 @@ import httpx
 import numpy as np
 import psutil
 
+from flows.processes import free_ports
 from serving import feature_file
 from serving.deploy import deploy
 from serving.prediction import Request
@@ -31,7 +32,7 @@ from tests.benchmarks.load import Ask, Loaded, arrive, saturate
 from tests.benchmarks.run import Result, runs_of
 from tests.bundles import requests, write_bundle
 from tests.conftest import REPOSITORY
-from tests.ray_endpoint import free_ports, replicas, running_ray
+from tests.ray_endpoint import replicas, running_ray
 
 _NUM_ROUNDS: Final = 3
 _ROUND_S: Final = 8.0
@@ -148,7 +149,7 @@ def _share(loaded: Loaded, percent: int) -> float:
 
 @contextlib.contextmanager
 def _plain(bundle: Path) -> Iterator[str]:
-    [port] = free_ports(1)
+    [port] = free_ports(1, "127.0.0.1")
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.benchmarks.plain_endpoint", str(bundle), str(port)], cwd=REPOSITORY
     )
