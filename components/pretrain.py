@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from components import cluster, models
-from components.batches import ClipSource, frame_statistics
+from components.batches import ClipSource, Subset, frame_statistics, in_order
 from components.features.text import load_tokenizer, mask_ids
 from components.masking import MaskSettings
 from components.masking_joint import JointMaskSettings, fill_bank
@@ -32,6 +33,7 @@ from components.training import HistoryRow
 FEATURES = Path("build/features")
 OUTPUT = Path("build/pretrain")
 _SPLITS = ("train", "unlabelled")
+_MOST_CLIPS = 20_000
 
 
 def main() -> None:
@@ -58,6 +60,7 @@ def main() -> None:
         )
         model.load_state_dict(state.weights)
         history = state.history
+        learn_shared(model, clips)
     with output_folder(OUTPUT) as folder:
         models.save(model, folder)
         write_losses(folder / "losses.csv", objective.names if objective else (), history)
@@ -73,6 +76,14 @@ def new_model(params: Params, clips: ShardSet, features: Path) -> PreTrainedMode
     if hasattr(model, "set_input_statistics"):
         model.set_input_statistics(**vars(frame_statistics(clips)))  # type: ignore[operator]  # a Tensor, for mypy
     return model
+
+
+def learn_shared(model: PreTrainedModel, clips: ClipSource) -> None:
+    """Let a model that has a linear part find what frames and words have in common."""
+    if hasattr(model, "learn_shared"):
+        # More clips than this say nothing new of a few thousand entries.
+        chosen = Subset(clips, np.unique(np.linspace(0, len(clips) - 1, _MOST_CLIPS).astype(np.int64)))
+        model.learn_shared(lambda: (batch.inputs() for batch in in_order(chosen)))  # type: ignore[operator]  # a Tensor, for mypy
 
 
 def new_objective(params: Params, clips: ClipSource, tokenizer: Tokenizer) -> Objective:

@@ -18,7 +18,7 @@ from components.clip import MODALITIES, Modality
 from components.models.layers import dynamics, statistics_pooling
 from components.models.summary import MaskedFrames, Summarised, SummaryHead
 from components.models.trimodal import TrimodalModel, TrimodalOutput
-from tests.toy_clips import NUM_CLASSES, ToyClips, toy_model
+from tests.toy_clips import NUM_CLASSES, VOCABULARY_SIZE, ToyClips, toy_model
 
 SUBSETS = [kept for count in (1, 2, 3) for kept in itertools.combinations(MODALITIES, count)]
 
@@ -180,7 +180,7 @@ def test_summaries_are_standardised_over_the_clips_that_have_them() -> None:
     clips = ToyClips(40)
     model.learn_summaries(each.inputs() for each in in_order(clips, batch_size=7))
     head = _linear_part(model)
-    num_audio = 7 * model.config.audio_features
+    num_audio, num_frames = 7 * model.config.audio_features, sum(each.num_entries for each in head.modalities)
     audio_NS = torch.stack(
         [
             dynamics(
@@ -191,8 +191,8 @@ def test_summaries_are_standardised_over_the_clips_that_have_them() -> None:
             for clip in clips.clips
         ]
     )
-    torch.testing.assert_close(head.mean_S[:num_audio], audio_NS.mean(dim=0), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(head.deviation_S[:num_audio], audio_NS.std(dim=0, correction=0), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(head.mean_E[:num_audio], audio_NS.mean(dim=0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(head.deviation_E[:num_audio], audio_NS.std(dim=0, correction=0), rtol=1e-3, atol=1e-4)
     without = toy_model()
     assert isinstance(without, TrimodalModel)
     halves = [
@@ -204,7 +204,17 @@ def test_summaries_are_standardised_over_the_clips_that_have_them() -> None:
     first_half = toy_model()
     assert isinstance(first_half, TrimodalModel)
     first_half.learn_summaries(halves[:1])
-    torch.testing.assert_close(_linear_part(without).mean_S[num_audio:], _linear_part(first_half).mean_S[num_audio:])
+    of_video = slice(num_audio, num_frames)
+    torch.testing.assert_close(_linear_part(without).mean_E[of_video], _linear_part(first_half).mean_E[of_video])
+
+
+def test_each_word_counts_as_the_share_of_what_is_said_that_it_is() -> None:
+    head = _linear_part(toy_model())  # type: ignore[arg-type]  # the toy is a trimodal model
+    word_ids_BT = torch.tensor([[3, 5, 3, 0], [VOCABULARY_SIZE + 2, 4, 0, 0], [7, 7, 7, 7]])
+    shares_BU = head.word_shares(word_ids_BT, torch.arange(4) < torch.tensor([[3], [2], [0]]))
+    expected_BU = torch.zeros(3, VOCABULARY_SIZE)
+    expected_BU[0, 3], expected_BU[0, 5], expected_BU[1, 4] = 2 / 3, 1 / 3, 1 / 2
+    torch.testing.assert_close(shares_BU, expected_BU)
 
 
 def test_the_transformer_teaches_the_linear_part_nothing(batch: Batch) -> None:

@@ -1,14 +1,16 @@
-"""The linear part of a system: how a clip's frames lie and move, and which words there are.
+"""The linear part of a system: how a clip's frames lie and move, which words there are, and what the two share.
 
 What a ridge regression on clip statistics knows, inside a system that is trained by gradients: on a few hundred
-clips little beats it, and on more it does no harm.
+clips little beats it, and on more it does no harm. What sound and picture have in common with the words needs no
+labels to be found: pre-training finds it (`SummaryHead.learn_shared`).
 
-Shape suffixes: B batch, T steps, F features of a step, D width of a word, S entries of a summary, C classes.
+Shape suffixes: B batch, T steps, F features of a step, S entries of a summary of frames, U words of the vocabulary, E
+entries of both, K directions that frames and words share, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,9 +20,15 @@ from torch import Tensor, nn
 
 from components.models.layers import dynamics
 
-# A step of Adam moves a weight by the learning rate, whatever its input: on a few hundred clips the weights of the
-# linear part would not come far enough at a rate that suits the transformer.
-_GAIN: Final = 3.0
+# A step of Adam moves every weight by the learning rate, whatever its input: what enters decides what counts. Many
+# entries that say little each must not drown few that say much. These are of all entries of a kind together: each has
+# its share by the root of their number. Chosen on validation speakers of the synthetic corpus.
+_FRAMES_GAIN: Final = 37.0
+_WORDS_GAIN: Final = 53.0
+_SHARED_GAIN: Final = 80.0
+# Added to the variance of each standardised entry, which is 1: a clip has few words, and most of what frames and words
+# vary in, such as who speaks, they do not share.
+_SHARED_RIDGE: Final = 4.5
 
 
 @dataclass(frozen=True)
@@ -65,46 +73,133 @@ class Summarised:
 
 
 class SummaryHead(nn.Module):
-    """Scores of the classes, linear in the standardised dynamics of audio and video and in the mean word."""
+    """Scores of the classes, linear in the standardised dynamics of audio and video and in how often each word is said.
 
-    mean_S: Tensor
-    deviation_S: Tensor
+    Beside them in up to `num_shared` directions each of frames and of words; nought until `learn_shared` finds them.
+    """
 
-    def __init__(self, modalities: Sequence[Summarised], word_width: int, num_classes: int, *, dropout: float) -> None:
+    mean_E: Tensor
+    deviation_E: Tensor
+    shared_mean_E: Tensor
+    frames_to_shared_SK: Tensor
+    words_to_shared_UK: Tensor
+
+    def __init__(
+        self, modalities: Sequence[Summarised], num_words: int, num_classes: int, *, num_shared: int, dropout: float
+    ) -> None:
         super().__init__()
         self.modalities = tuple(modalities)
-        num_entries = sum(each.num_entries for each in modalities)
-        self.register_buffer("mean_S", torch.zeros(num_entries))
-        self.register_buffer("deviation_S", torch.ones(num_entries))
+        self.num_words = num_words
+        self._num_frames = num_frames = sum(each.num_entries for each in modalities)
+        num_shared = min(num_shared, num_frames, num_words)
+        self.register_buffer("mean_E", torch.zeros(num_frames + num_words))
+        self.register_buffer("deviation_E", torch.ones(num_frames + num_words))
+        self.register_buffer("shared_mean_E", torch.zeros(num_frames + num_words))
+        self.register_buffer("frames_to_shared_SK", torch.zeros(num_frames, num_shared))
+        self.register_buffer("words_to_shared_UK", torch.zeros(num_words, num_shared))
         self.dropout = nn.Dropout(dropout)
-        self.scores = nn.Linear(num_entries + word_width, num_classes)
+        self.scores = nn.Linear(num_frames + num_words + 2 * num_shared, num_classes)
 
-    def forward(self, frames: Sequence[MaskedFrames], words_BD: Tensor) -> Tensor:
-        """(B, C) scores; `words_BD` is zero for a clip without words, and frames that nobody sees add nothing."""
-        summary_BS, there_BS = self._summaries(frames)
-        standard_BS = torch.where(there_BS, (summary_BS - self.mean_S) / self.deviation_S, 0.0)
-        scores_BC: Tensor = self.scores(self.dropout(torch.cat([standard_BS, words_BD], dim=1)))
-        return _GAIN * scores_BC
+    def forward(self, frames: Sequence[MaskedFrames], words_BU: Tensor) -> Tensor:
+        """(B, C) scores; what a clip does not have, or nobody sees of it, adds nothing.
 
-    def learn(self, batches: Iterable[Sequence[MaskedFrames]]) -> None:
+        Args:
+            words_BU: see `word_shares`.
+        """
+        entries_BE, there_BE = self._entries(frames, words_BU)
+        centred_BE = torch.where(there_BE, entries_BE - self.shared_mean_E, 0.0)
+        standard_BE = torch.where(there_BE, (entries_BE - self.mean_E) / self.deviation_E, 0.0)
+        num_frames = self._num_frames
+        blocks = (
+            (_FRAMES_GAIN, standard_BE[:, :num_frames]),
+            (_WORDS_GAIN, standard_BE[:, num_frames:]),
+            (_SHARED_GAIN, centred_BE[:, :num_frames] @ self.frames_to_shared_SK),
+            (_SHARED_GAIN, centred_BE[:, num_frames:] @ self.words_to_shared_UK),
+        )
+        inputs_BI = torch.cat([each_BI * (gain / max(1, each_BI.shape[1]) ** 0.5) for gain, each_BI in blocks], dim=1)
+        scores_BC: Tensor = self.scores(self.dropout(inputs_BI))
+        return scores_BC
+
+    def word_shares(self, word_ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """(B, U) how much of what is said each word is; nought for a clip without words."""
+        known_BT = mask_BT & (word_ids_BT < self.num_words)
+        weight_BT = known_BT / mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
+        shares_BU = torch.zeros(len(word_ids_BT), self.num_words, device=word_ids_BT.device)
+        return shares_BU.scatter_add_(1, torch.where(known_BT, word_ids_BT, 0), weight_BT)
+
+    def learn(self, batches: Iterable[tuple[Sequence[MaskedFrames], Tensor]]) -> None:
         """Store the mean and deviation of each entry over the clips that have its modality."""
-        count_S = torch.zeros_like(self.mean_S, dtype=torch.float64)
-        sums_2S = torch.zeros(2, len(self.mean_S), dtype=torch.float64, device=self.mean_S.device)
-        for frames in batches:
-            summary_BS, there_BS = self._summaries(frames)
-            values_BS = torch.where(there_BS, summary_BS, 0.0).double()
-            count_S += there_BS.sum(dim=0)
-            sums_2S += torch.stack([values_BS.sum(dim=0), values_BS.square().sum(dim=0)])
-        mean_S, square_S = sums_2S / count_S.clamp(min=1)
-        deviation_S = (square_S - mean_S.square()).clamp(min=0).sqrt()
-        self.mean_S.copy_(mean_S)
-        # An entry that never changes stays 0 whatever it is divided by.
-        self.deviation_S.copy_(torch.where(deviation_S < 1e-4, 1.0, deviation_S))
+        mean_E, deviation_E = self._moments(batches)
+        self.mean_E.copy_(mean_E)
+        self.deviation_E.copy_(deviation_E)
 
-    def _summaries(self, frames: Sequence[MaskedFrames]) -> tuple[Tensor, Tensor]:
-        """(B, S) dynamics of all modalities, and which entries belong to a modality that the clip has."""
+    def learn_shared(self, batches: Callable[[], Iterable[tuple[Sequence[MaskedFrames], Tensor]]]) -> None:
+        """Find the directions in which frames and words vary together: canonical correlations (Hotelling 1936).
+
+        Regularised as in ridge regression (Vinod 1976). Of clips that have both; with fewer than two there is nothing
+        to find. The values of a direction get its correlation as their deviation, as a share of the first one's.
+
+        Args:
+            batches: gives the clips, anew at each call; they are gone through twice.
+        """
+        mean_E, deviation_E = self._moments(batches())
+        second_EE = torch.zeros(len(mean_E), len(mean_E), dtype=torch.float64, device=mean_E.device)
+        num_clips = 0
+        for frames, words_BU in batches():
+            entries_BE, there_BE = self._entries(frames, words_BU)
+            standard_BE = torch.where(there_BE, (entries_BE - mean_E) / deviation_E, 0.0).double()
+            has_both_B = there_BE[:, : self._num_frames].any(dim=1) & there_BE[:, self._num_frames :].any(dim=1)
+            standard_BE = standard_BE[has_both_B]
+            second_EE += standard_BE.T @ standard_BE
+            num_clips += len(standard_BE)
+        if num_clips < 2:
+            return
+        frames_SK, words_UK = _canonical_directions(
+            second_EE / num_clips, self._num_frames, self.frames_to_shared_SK.shape[1]
+        )
+        self.shared_mean_E.copy_(mean_E)
+        self.frames_to_shared_SK.copy_(frames_SK / deviation_E[: self._num_frames, None])
+        self.words_to_shared_UK.copy_(words_UK / deviation_E[self._num_frames :, None])
+
+    def _moments(self, batches: Iterable[tuple[Sequence[MaskedFrames], Tensor]]) -> tuple[Tensor, Tensor]:
+        """(E,) mean and deviation of each entry over the clips that have it; an entry that never changes gets 1."""
+        sums_3E = torch.zeros(3, len(self.mean_E), dtype=torch.float64, device=self.mean_E.device)
+        for frames, words_BU in batches:
+            entries_BE, there_BE = self._entries(frames, words_BU)
+            values_BE = torch.where(there_BE, entries_BE, 0.0).double()
+            sums_3E += torch.stack([there_BE.sum(dim=0), values_BE.sum(dim=0), values_BE.square().sum(dim=0)])
+        count_E, sum_E, square_E = sums_3E
+        mean_E = sum_E / count_E.clamp(min=1)
+        deviation_E = (square_E / count_E.clamp(min=1) - mean_E.square()).clamp(min=0).sqrt()
+        # An entry that never changes stays 0 whatever it is divided by.
+        return mean_E, torch.where(deviation_E < 1e-4, 1.0, deviation_E)
+
+    def _entries(self, frames: Sequence[MaskedFrames], words_BU: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, E) dynamics of all modalities and shares of words, and which of them belong to what the clip has."""
         parts = [how.summary(each) for how, each in zip(self.modalities, frames, strict=True)]
         there = [
             each.seen_BT.any(dim=1, keepdim=True).expand_as(part) for each, part in zip(frames, parts, strict=True)
         ]
-        return torch.cat(parts, dim=1), torch.cat(there, dim=1)
+        there.append(words_BU.any(dim=1, keepdim=True).expand_as(words_BU))
+        return torch.cat([*parts, words_BU], dim=1), torch.cat(there, dim=1)
+
+
+def _canonical_directions(second_EE: Tensor, num_frames: int, num_directions: int) -> tuple[Tensor, Tensor]:
+    """(S, K) and (U, K) directions, from the second moments of standardised entries, those of frames first."""
+    whitened = []
+    for block in (second_EE[:num_frames, :num_frames], second_EE[num_frames:, num_frames:]):
+        values_E, vectors_EE = torch.linalg.eigh(block)
+        whitened.append(vectors_EE * (values_E + _SHARED_RIDGE).rsqrt() @ vectors_EE.T)
+    frames_SS, words_UU = whitened
+    left_SK, correlation_K, right_KU = torch.linalg.svd(
+        frames_SS @ second_EE[:num_frames, num_frames:] @ words_UU, full_matrices=False
+    )
+    found = []
+    for vectors_EK, block in (
+        (frames_SS @ left_SK[:, :num_directions], second_EE[:num_frames, :num_frames]),
+        (words_UU @ right_KU[:num_directions].T, second_EE[num_frames:, num_frames:]),
+    ):
+        directions_EK = vectors_EK * correlation_K[:num_directions]
+        variance_K = torch.einsum("ek,ef,fk->k", directions_EK, block, directions_EK)
+        found.append(directions_EK / variance_K.mean().sqrt())
+    return found[0], found[1]

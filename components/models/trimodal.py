@@ -12,13 +12,13 @@ The paper has the transformer alone.
 A missing modality is a mask, not a branch: its steps are replaced by a learned frame, nothing looks at them, and
 its weight in the sum goes to the others. Without audio the learned frames still carry the time base.
 
-Shape suffixes: B batch, T steps, A steps of the audio time base, V video steps, W words, F features of a step,
-D width, C classes, M modalities (audio, video, text), K windows.
+Shape suffixes: B batch, T steps, A steps of the audio time base, V video steps, W words, U words of the
+vocabulary, F features of a step, D width, C classes, M modalities (audio, video, text), K windows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +42,10 @@ from components.models.summary import MaskedFrames, Summarised, SummaryHead
 
 _VIEW_WIDTH: Final = 64
 _VIEW_TEMPERATURE: Final = 0.1
+# Directions that frames and words are found to share; of more the linear part learns too much by heart.
+_NUM_SHARED: Final = 16
+# Of the linear part: its memory and time in learning grow with the square and the cube of them.
+_MOST_WORDS: Final = 4096
 
 
 class TrimodalConfig(SystemConfig):  # type: ignore[no-untyped-call]  # transformers leaves these untyped
@@ -99,7 +103,7 @@ class TrimodalOutput:
         step_mask_BA: valid steps of the fused sequence, True where valid.
         video_BVD, words_BWD: each modality's own encoding, before the fusion.
         frames: the normalised audio and video frames with the steps that were seen, which the summary is made of.
-        bag_BD: mean embedding of the words.
+        word_shares_BU: how much of what is said each word is; no words without a linear part.
     """
 
     logits_BC: Tensor
@@ -110,7 +114,7 @@ class TrimodalOutput:
     video_BVD: Tensor
     words_BWD: Tensor
     frames: tuple[MaskedFrames, MaskedFrames]
-    bag_BD: Tensor
+    word_shares_BU: Tensor
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
     config_class = TrimodalConfig
     base_model_prefix = ""
     # Drawn anew for fine-tuning.
-    HEADS = ("head.", "summary_head.")
+    HEADS = ("head.", "summary_head.scores.")
     audio_mean_F: Tensor
     audio_deviation_F: Tensor
     video_mean_F: Tensor
@@ -159,8 +163,9 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
                     Summarised(config.audio_features, config.audio_frames_per_step, tuple(config.audio_scales)),
                     Summarised(config.video_features, 1, tuple(config.video_scales)),
                 ),
-                width,
+                min(config.vocabulary_size, _MOST_WORDS),
                 config.num_classes,
+                num_shared=_NUM_SHARED if config.matching else 0,
                 dropout=config.summary_dropout,
             )
         self.decoder = _Decoder(config)
@@ -177,8 +182,8 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, SummaryHead):
-            nn.init.zeros_(module.mean_S)
-            nn.init.ones_(module.deviation_S)
+            for name, buffer in module.named_buffers():
+                nn.init.constant_(buffer, 1.0 if name == "deviation_E" else 0.0)
             # A thousand entries, none of them better than another at first.
             nn.init.zeros_(module.scores.weight)
         elif isinstance(module, nn.LayerNorm):
@@ -258,7 +263,6 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         video_BVD = video_BVD + positions(video_BTF.shape[1], config.width, video_stride, device)
         video_BVD = self.video_encoder(video_BVD, None, video_mask_BV)
         words_BWD = self.word_embedding(word_ids_BT) * config.width**0.5
-        bag_BD = (words_BWD * word_mask_BW[:, :, None]).sum(dim=1) / word_lengths_B[:, None].clamp(min=1)
         words_BWD = self.word_dropout(words_BWD) + positions(word_ids_BT.shape[1], config.width, 1.0, device)
         words_BWD = self.word_encoder(words_BWD, None, word_mask_BW)
 
@@ -273,7 +277,10 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         weighted = [view_BAD * weight_BM[:, m, None, None] for m, view_BAD in enumerate(views)]
         fused_BAD = weighted[0] + weighted[1] + weighted[2]
         pooled_BD = statistics_pooling(fused_BAD, step_mask_BA)
-        summary_BC = None if self.summary_head is None else self.summary_head(frames, bag_BD)
+        word_shares_BU, summary_BC = word_ids_BT.new_zeros(len(word_ids_BT), 0, dtype=torch.float32), None
+        if self.summary_head is not None:
+            word_shares_BU = self.summary_head.word_shares(word_ids_BT, word_mask_BW)
+            summary_BC = self.summary_head(frames, word_shares_BU)
         sequence_BC = self._judged(pooled_BD)
         return TrimodalOutput(
             logits_BC=sequence_BC if summary_BC is None else summary_BC + sequence_BC,
@@ -284,15 +291,24 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
             video_BVD=video_BVD,
             words_BWD=words_BWD,
             frames=frames,
-            bag_BD=bag_BD,
+            word_shares_BU=word_shares_BU,
         )
 
     def learn_summaries(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
         """Store the mean and deviation of the training clips' summaries; `batches` hold arguments of `forward`."""
-        if self.summary_head is None:
-            return
-        with torch.no_grad():
-            self.summary_head.learn(self(**inputs).frames for inputs in batches)
+        if self.summary_head is not None:
+            with torch.no_grad():
+                self.summary_head.learn(self._summarised(**inputs) for inputs in batches)
+
+    def learn_shared(self, batches: Callable[[], Iterable[Mapping[str, Tensor]]]) -> None:
+        """Find what frames and words have in common, for the linear part (pre-training); see `SummaryHead`.
+
+        Args:
+            batches: gives arguments of `forward`, anew at each call.
+        """
+        if self.summary_head is not None and self.config.matching:
+            with torch.no_grad():
+                self.summary_head.learn_shared(lambda: (self._summarised(**inputs) for inputs in batches()))
 
     def window_logits(self, output: TrimodalOutput, *, window_s: float) -> tuple[Tensor, Tensor]:
         """(B, K, C) logits of consecutive windows of `window_s` seconds, and (B, K) which of them hold any step.
@@ -302,12 +318,12 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         """
         config = self.config
         steps = [max(1, round(window_s / step_s)) for step_s in (config.audio_step_s, config.video_step_s)]
-        batch, num_windows = len(output.bag_BD), -(-output.step_mask_BA.shape[1] // steps[0])
+        batch, num_windows = len(output.word_shares_BU), -(-output.step_mask_BA.shape[1] // steps[0])
         fused = MaskedFrames(output.fused_BAD, output.step_mask_BA).windows(steps[0], num_windows)
         logits = self._judged(statistics_pooling(fused.x_BTF, fused.seen_BT))
         if self.summary_head is not None:
             frames = [each.windows(size, num_windows) for each, size in zip(output.frames, steps, strict=True)]
-            logits = logits + self.summary_head(frames, output.bag_BD.repeat_interleave(num_windows, dim=0))
+            logits = logits + self.summary_head(frames, output.word_shares_BU.repeat_interleave(num_windows, dim=0))
         return logits.reshape(batch, num_windows, -1), fused.seen_BT.any(dim=1).reshape(batch, num_windows)
 
     def reconstruct(self, output: TrimodalOutput, *, num_audio: int, num_video: int, num_words: int) -> Reconstruction:
@@ -320,6 +336,24 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         project_one, project_other = self.view_projections
         one_BD = F.normalize(project_one(one.pooled_BD), dim=1)
         return one_BD / _VIEW_TEMPERATURE, F.normalize(project_other(other.pooled_BD), dim=1)
+
+    def _summarised(
+        self,
+        audio_BTF: Tensor,
+        audio_lengths_B: Tensor,
+        video_BTF: Tensor,
+        video_lengths_B: Tensor,
+        word_ids_BT: Tensor,
+        word_lengths_B: Tensor,
+    ) -> tuple[tuple[MaskedFrames, MaskedFrames], Tensor]:
+        """What the linear part reads of whole clips: their normalised frames, and how much each word is said."""
+        assert self.summary_head is not None
+        frames = (
+            MaskedFrames(self.normalised_audio(audio_BTF), valid_steps(audio_lengths_B, audio_BTF.shape[1])),
+            MaskedFrames(self.normalised_video(video_BTF), valid_steps(video_lengths_B, video_BTF.shape[1])),
+        )
+        word_mask_BW = valid_steps(word_lengths_B, word_ids_BT.shape[1])
+        return frames, self.summary_head.word_shares(word_ids_BT, word_mask_BW)
 
     def _judged(self, pooled_BD: Tensor) -> Tensor:
         """(B, C) scores that the transformer gives to a clip by the statistics of its fused sequence."""
