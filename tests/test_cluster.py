@@ -79,10 +79,15 @@ def test_a_finished_run_is_handed_back_without_workers_and_forgotten(store: Path
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_address")
-def test_a_killed_worker_changes_nothing(store: Path, tmp_path: Path) -> None:
-    """Also: a damaged newest state and a damaged record of Ray's are passed over."""
+def test_a_killed_worker_changes_nothing(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also: a damaged newest state and a damaged record of Ray's are passed over, and a worker does what `fit` does.
+
+    One of two workers is killed in `tests.interruptions`.
+    """
+    # As many as the toy model takes here: another number adds up in another order.
+    monkeypatch.setenv("AFFECT_TRAIN_THREADS", "1")
     (tmp_path / "pids").mkdir()
-    killed = _job("killed", SlowClips(tmp_path / "pids", read_s=0.02))
+    killed = _job("killed", SlowClips(tmp_path / "pids", read_s=0.02), num_workers=1)
     run = store / "checkpoints" / "killed"
 
     def kill_a_worker() -> None:
@@ -98,9 +103,9 @@ def test_a_killed_worker_changes_nothing(store: Path, tmp_path: Path) -> None:
     killer.start()
     interrupted = cluster.train(killed)
     killer.join()
-    assert len(list((tmp_path / "pids").iterdir())) > 2, "no worker was replaced"
+    assert len(list((tmp_path / "pids").iterdir())) > 1, "no worker was replaced"
 
-    whole = cluster.train(_job("whole"))
+    whole = _last_state()
     assert _same_weights(interrupted, whole)
     assert interrupted.history == whole.history
 
@@ -132,7 +137,7 @@ def test_an_input_that_cannot_work_is_not_tried_again() -> None:
 @pytest.mark.usefixtures("ray_address")
 def test_a_full_disk_names_the_folder_and_the_remedy(store: Path) -> None:
     with pytest.raises(CheckpointFailed, match=r"checkpoints/full: .*AFFECT_STORAGE_URL"):
-        cluster.train(_job("full", _NoRoom()))
+        cluster.train(_job("full", _NoRoom(), num_workers=1))
     assert not list((store / "checkpoints" / "full").rglob("*state*"))
 
 
