@@ -53,7 +53,7 @@ class TrimodalConfig(SystemConfig):  # type: ignore[no-untyped-call]  # transfor
 
     Attributes:
         summary: whether there is a linear part beside the transformer.
-        matching: whether views can be matched in pre-training.
+        matching: whether pre-training can match views, and find for the linear part what frames and words share.
         linear_head: mean over time and one layer, instead of mean and deviation and two layers.
         audio_frames_per_step: frames that a step of audio consists of, one behind the other.
         audio_scales, video_scales: of the linear part, in frames; see `layers.dynamics`.
