@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from components.models.layers import dynamics
 
 # A step of Adam moves every weight by the learning rate, whatever its input: what enters decides what counts. Many
-# entries that say little each must not drown few that say much. These are of all entries of a kind together: each has
-# its share by the root of their number. Chosen on validation speakers of the synthetic corpus.
+# entries that say little each must not drown few that say much, so these are of all entries of a kind together: of one
+# modality's frames, of the words, of a side of what is shared. Chosen on validation speakers of the synthetic corpus.
 _FRAMES_GAIN: Final = 37.0
 _WORDS_GAIN: Final = 53.0
 _SHARED_GAIN: Final = 80.0
@@ -110,12 +110,14 @@ class SummaryHead(nn.Module):
         centred_BE = torch.where(there_BE, entries_BE - self.shared_mean_E, 0.0)
         standard_BE = torch.where(there_BE, (entries_BE - self.mean_E) / self.deviation_E, 0.0)
         num_frames = self._num_frames
-        blocks = (
-            (_FRAMES_GAIN, standard_BE[:, :num_frames]),
-            (_WORDS_GAIN, standard_BE[:, num_frames:]),
+        sizes = [*(each.num_entries for each in self.modalities), self.num_words]
+        *of_frames, of_words_BU = torch.split(standard_BE, sizes, dim=1)
+        blocks = [
+            *((_FRAMES_GAIN, block_BI) for block_BI in of_frames),
+            (_WORDS_GAIN, of_words_BU),
             (_SHARED_GAIN, centred_BE[:, :num_frames] @ self.frames_to_shared_SK),
             (_SHARED_GAIN, centred_BE[:, num_frames:] @ self.words_to_shared_UK),
-        )
+        ]
         inputs_BI = torch.cat([each_BI * (gain / max(1, each_BI.shape[1]) ** 0.5) for gain, each_BI in blocks], dim=1)
         scores_BC: Tensor = self.scores(self.dropout(inputs_BI))
         return scores_BC
