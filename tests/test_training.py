@@ -166,9 +166,9 @@ def test_it_learns_labels_that_are_no_classes(task: Task, objective: Objective, 
         train, validation = _on_scale(train), _on_scale(validation)
     model, judge = toy_model(), Judge(task)
     assert judge.name == figure
-    settings = FitSettings(num_epochs=8, batch_size=16, learning_rate=1e-2, seed=0)
+    settings = FitSettings(num_epochs=8, batch_size=16, learning_rate=3e-3, seed=0)
     state = fit(model, train, objective, settings, validation=Validation(validation, judge))
-    assert state.best_score > 0.75
+    assert state.best_score > 0.8
     trained = [row.loss for row in state.history if row.split == "train"]
     assert trained[-1] < trained[0]
     model.load_state_dict(state.best_weights)
