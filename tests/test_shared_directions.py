@@ -115,3 +115,12 @@ def test_clips_without_words_or_without_frames_teach_nothing_of_what_is_shared()
     model.learn_shared(lambda: [*silent, *unseen])
     assert not head.frames_to_shared_SK.any()
     assert not head.words_to_shared_UK.any()
+
+
+def test_the_same_words_in_every_clip_share_nothing() -> None:
+    model, head = _model()
+    clips = Spoken(40, seed=0)
+    clips.clips = [ClipFeatures(clip.audio_TF, clip.video_TF, np.array([4, 7], np.int32)) for clip in clips.clips]
+    model.learn_shared(lambda: _batches(clips))
+    for directions in (head.frames_to_shared_SK, head.words_to_shared_UK):
+        torch.testing.assert_close(directions, torch.zeros_like(directions))

@@ -29,6 +29,8 @@ _SHARED_GAIN: Final = 80.0
 # Added to the variance of each standardised entry, which is 1: a clip has few words, and most of what frames and words
 # vary in, such as who speaks, they do not share.
 _SHARED_RIDGE: Final = 4.5
+# Below it a direction varies by rounding alone, and stays nought.
+_LEAST_DEVIATION: Final = 1e-6
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,9 @@ class SummaryHead(nn.Module):
     def learn_shared(self, batches: Callable[[], Iterable[tuple[Sequence[MaskedFrames], Tensor]]]) -> None:
         """Find the directions in which frames and words vary together: canonical correlations (Hotelling 1936).
 
-        Regularised as in ridge regression (Vinod 1976). Of clips that have both; with fewer than two there is nothing
-        to find. The values of a direction get its correlation as their deviation, as a share of the first one's.
+        Regularised as in ridge regression (Vinod 1976), and each weighed by its correlation; the values of all of them
+        have a mean variance of 1. Of clips that have both; with fewer than two, or where all say the same, there is
+        nothing to find.
 
         Args:
             batches: gives the clips, anew at each call; they are gone through twice.
@@ -203,5 +206,5 @@ def _canonical_directions(second_EE: Tensor, num_frames: int, num_directions: in
     ):
         directions_EK = vectors_EK * correlation_K[:num_directions]
         variance_K = torch.einsum("ek,ef,fk->k", directions_EK, block, directions_EK)
-        found.append(directions_EK / variance_K.mean().sqrt())
+        found.append(directions_EK / variance_K.mean().sqrt().clamp(min=_LEAST_DEVIATION))
     return found[0], found[1]
