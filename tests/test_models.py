@@ -208,8 +208,8 @@ def test_summaries_are_standardised_over_the_clips_that_have_them() -> None:
     torch.testing.assert_close(_linear_part(without).mean_E[of_video], _linear_part(first_half).mean_E[of_video])
 
 
-def test_each_word_counts_as_the_share_of_what_is_said_that_it_is() -> None:
-    head = _linear_part(toy_model())  # type: ignore[arg-type]  # the toy is a trimodal model
+def test_each_word_counts_as_the_share_of_what_is_said_that_it_is(model: TrimodalModel) -> None:
+    head = _linear_part(model)
     word_ids_BT = torch.tensor([[3, 5, 3, 0], [VOCABULARY_SIZE + 2, 4, 0, 0], [7, 7, 7, 7]])
     shares_BU = head.word_shares(word_ids_BT, torch.arange(4) < torch.tensor([[3], [2], [0]]))
     expected_BU = torch.zeros(3, VOCABULARY_SIZE)
