@@ -1,4 +1,4 @@
-"""The fine-tuning stage: the pre-trained model and a new head learn the labels.
+"""The fine-tuning stage: the pre-trained model and a new head learn the labels, and its linear part is solved.
 
 Reads `build/features` (train and validation) and `build/pretrain`, writes `build/finetune`: the model of the epoch
 that was best on the validation speakers, `losses.csv`, `labels.json`, `task.json` and `summary.json`. With
@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from components import cluster, models, task
+from components import cluster, linear_part, models, task
 from components.answers import Judge
-from components.batches import ClipSource, Subset, collate, draw_by_class, in_order
+from components.batches import Subset, draw_by_class
+from components.linear_part import HasLinearPart
 from components.masking import AugmentSettings
 from components.objectives import Classification, Objective
 from components.objectives_labels import Concordance, MultiLabel
@@ -63,15 +64,16 @@ def main() -> None:
     )
     schedule = fit_settings(settings, seed=params.seed)
     model = with_new_heads(models.load(PRETRAINED), len(asked.labels), seed=params.seed)
-    if hasattr(model, "learn_summaries"):
-        model.learn_summaries(batch.inputs() for batch in in_order(train))  # type: ignore[operator]  # a Tensor, for mypy
-    objective = new_objective(settings, asked, num_stages=num_stages(model, train))
+    objective = new_objective(settings, asked)
     judge = Judge(asked)
     validation = Validation(selection, judge)
     state = cluster.train(
         cluster.Job(name, "finetune", model, train, validation, objective, schedule, settings.num_workers)
     )
     model.load_state_dict(state.best_weights)
+    model.eval()
+    if isinstance(model, HasLinearPart) and linear_part.learn(model, train, asked):
+        linear_part.weigh(model, selection, asked)
     with output_folder(OUTPUT) as folder:
         models.save(model, folder)
         task.write(folder, asked)
@@ -104,20 +106,14 @@ def check_labels(train: ShardSet, selection: ShardSet, asked: Task) -> None:
         raise ValueError("no labelled validation clips: raise ingest.validation_share or add speakers")
 
 
-def new_objective(settings: Finetune, asked: Task, *, num_stages: int) -> Objective:
-    """What the model is asked for, by the kind of the task: its loss over each of the model's stages."""
+def new_objective(settings: Finetune, asked: Task) -> Objective:
+    """What the model is asked for, by the kind of the task."""
     augment = AugmentSettings(settings.modality_dropout, settings.time_mask_share)
     if asked.kind == "multilabel":
         return MultiLabel(asked.threshold, augment)
     if asked.scale is not None:
-        return Concordance(asked.labels, asked.scale, augment, num_stages)
+        return Concordance(asked.labels, asked.scale, augment)
     return Classification(augment, settings.label_smoothing)
-
-
-def num_stages(model: PreTrainedModel, clips: ClipSource) -> int:
-    """How many answers, one built on the other, a model gives."""
-    with torch.inference_mode():
-        return len(model(**collate(clips, [0]).inputs()).stage_logits)
 
 
 def with_new_heads(pretrained: PreTrainedModel, num_classes: int, *, seed: int) -> PreTrainedModel:

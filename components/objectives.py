@@ -92,7 +92,7 @@ class MatchedModelling:
 
 @dataclass(frozen=True)
 class Classification:
-    """Cross-entropy with labels, hard or soft, of each of the model's stages, and its mean over them.
+    """Cross-entropy with labels, hard or soft.
 
     `label_smoothing` is the share of a label that is spread evenly over all classes.
     """
@@ -103,15 +103,17 @@ class Classification:
     names: tuple[str, ...] = ("classification",)
 
     def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> Terms:
-        seen = augment_batch(self.augment, batch, moment)
-        output = model(
-            **seen.batch.inputs(), audio_masked_BT=seen.audio_hidden_BT, video_masked_BT=seen.video_hidden_BT
-        )
-        losses, counts = zip(
-            *(classification_loss(each, batch.labels_BC, self.label_smoothing) for each in output.stage_logits),
-            strict=True,
-        )
-        return Terms(torch.stack(losses).mean(dim=0, keepdim=True), counts[0][None])
+        logits_BC = augmented_logits(self.augment, model, batch, moment)
+        loss, count = classification_loss(logits_BC, batch.labels_BC, self.label_smoothing)
+        return Terms(loss[None], count[None])
+
+
+def augmented_logits(augment: AugmentSettings, model: nn.Module, batch: Batch, moment: Moment) -> Tensor:
+    """(B, C) what the model says of clips of which a part is hidden from it."""
+    seen = augment_batch(augment, batch, moment)
+    output = model(**seen.batch.inputs(), audio_masked_BT=seen.audio_hidden_BT, video_masked_BT=seen.video_hidden_BT)
+    logits_BC: Tensor = output.logits_BC
+    return logits_BC
 
 
 def _see(system: TrimodalModel, masked: MaskedBatch) -> TrimodalOutput:

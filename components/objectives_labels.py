@@ -4,12 +4,11 @@ An objective gives means over a global batch as sums and counts, and adds them u
 weighted sum of means, such as the concordance, offers `loss`, a function of the means. `loss_and_slopes` turns that
 into the weight of each worker's own sums, so that the gradients of all workers add up to that of the whole batch.
 
-Shape suffixes: B batch, C outputs, L terms of a loss, S stages of a model.
+Shape suffixes: B batch, C outputs, L terms of a loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, runtime_checkable
 
@@ -18,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.batches import Batch
-from components.masking import AugmentSettings, Moment, augment_batch
-from components.objectives import Objective, Terms
+from components.masking import AugmentSettings, Moment
+from components.objectives import Objective, Terms, augmented_logits
 
 _MOMENTS: Final = ("predicted", "actual", "predicted squared", "actual squared", "product")
 # Against a division by zero where neither prediction nor label varies: far below any variance on a scale of 0 to 1.
@@ -35,7 +34,7 @@ class LossOfMeans(Protocol):
 
 @dataclass(frozen=True)
 class MultiLabel:
-    """Binary cross-entropy of each label by itself, and its mean over the model's stages.
+    """Binary cross-entropy of each label by itself.
 
     Attributes:
         threshold: a label is there when its annotated value exceeds this; NaN is unknown, and counts nothing.
@@ -48,40 +47,31 @@ class MultiLabel:
     names: tuple[str, ...] = ("multilabel",)
 
     def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> Terms:
-        labels_BC = batch.labels_BC
-        losses, counts = zip(
-            *(
-                multilabel_loss(each_BC, labels_BC, self.threshold)
-                for each_BC in _stages(self.augment, model, batch, moment)
-            ),
-            strict=True,
-        )
-        return Terms(torch.stack(losses).mean(dim=0, keepdim=True), counts[0][None])
+        logits_BC = augmented_logits(self.augment, model, batch, moment)
+        loss, count = multilabel_loss(logits_BC, batch.labels_BC, self.threshold)
+        return Terms(loss[None], count[None])
 
 
 @dataclass(frozen=True)
 class Concordance:
     """Sum over outputs of one minus the concordance with the labels, over the whole global batch (Lin 1989).
 
-    The terms are moments: of each stage and output the means of the prediction, the label, their squares and their
+    The terms are moments: of each output the means of the prediction, the label, their squares and their
     product, in float64. `loss` makes the concordance of them, with the biased covariance.
 
     Attributes:
         labels: names of the outputs.
         scale: ends of the labels' scale, which become 0 and 1. A label of NaN is unknown, and counts nothing.
         augment: what is hidden from the model.
-        num_stages: stages of the model, over which the mean is taken.
     """
 
     labels: tuple[str, ...]
     scale: tuple[float, float] = (0.0, 1.0)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
-    num_stages: int = 1
 
     @property
     def names(self) -> tuple[str, ...]:
-        one = tuple(f"{label}, {moment}" for label in self.labels for moment in _MOMENTS)
-        return one * self.num_stages
+        return tuple(f"{label}, {moment}" for label in self.labels for moment in _MOMENTS)
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -89,17 +79,12 @@ class Concordance:
         return (1.0,) * len(self.labels)
 
     def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> Terms:
-        labels_BC = scaled(batch.labels_BC, self.scale)
-        stages = _stages(self.augment, model, batch, moment)
-        if len(stages) != self.num_stages:
-            raise ValueError(f"the model has {len(stages)} stage(s): set Concordance(num_stages={len(stages)})")
-        parts = [concordance_moments(each_BC, labels_BC) for each_BC in stages]
-        return Terms(torch.cat([sums_L for sums_L, _ in parts]), torch.cat([counts_L for _, counts_L in parts]))
+        outputs_BC = augmented_logits(self.augment, model, batch, moment)
+        return Terms(*concordance_moments(outputs_BC, scaled(batch.labels_BC, self.scale)))
 
     def loss(self, means_L: Tensor) -> Tensor:
         """Of the moments over any number of clips, a batch or an epoch."""
-        means_SCM = means_L.reshape(self.num_stages, len(self.labels), len(_MOMENTS))
-        return (1 - concordance_of_moments(means_SCM)).sum(dim=1).mean()
+        return (1 - concordance_of_moments(means_L.reshape(len(self.labels), len(_MOMENTS)))).sum()
 
 
 def loss_and_slopes(objective: Objective, totals: Terms) -> tuple[Tensor, Tensor]:
@@ -158,13 +143,6 @@ def unscaled(outputs_BC: Tensor, scale: tuple[float, float]) -> Tensor:
     """What `scaled` was given: outputs of the model as values on the labels' own scale."""
     low, high = scale
     return outputs_BC * (high - low) + low
-
-
-def _stages(augment: AugmentSettings, model: nn.Module, batch: Batch, moment: Moment) -> Sequence[Tensor]:
-    seen = augment_batch(augment, batch, moment)
-    output = model(**seen.batch.inputs(), audio_masked_BT=seen.audio_hidden_BT, video_masked_BT=seen.video_hidden_BT)
-    stages: Sequence[Tensor] = output.stage_logits
-    return stages
 
 
 def _weighted(objective: Objective, means_L: Tensor) -> Tensor:

@@ -61,6 +61,8 @@ ORDER = (
     "metrics_regression",
     "metrics_calibration",
     "answers",
+    "banded_ridge",
+    "linear_part",
     "report",
     "training",
     "scoring",
@@ -88,6 +90,7 @@ ORDER = (
 )
 TRAINING_CORE = (
     *("task", "batches", "masking", "masking_joint", "models", "optimizers", "answers", "training"),
+    *("banded_ridge", "linear_part"),
     *("objectives", "objectives_audiovisual", "objectives_labels"),
     *("metrics", "metrics_by_label", "metrics_multilabel", "metrics_regression", "metrics_calibration"),
 )

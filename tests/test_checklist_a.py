@@ -136,8 +136,7 @@ def test_the_answer_is_the_transformers_alone_and_one_layer_deep() -> None:
     """The recipe leaves out what this project has added: the linear part on statistics, and the matching."""
     model = small_model()
     output = run(model, collate(ToyClips(4), range(4)))
-    assert len(output.stage_logits) == 1
-    assert {name.split(".")[0] for name, _ in model.named_parameters()} & {"summary_head", "view_projections"} == set()
+    assert {name.split(".")[0] for name in model.state_dict()} & {"summary_head", "view_projections"} == set()
     steps_BAD, mask_BA = output.fused_BAD, output.step_mask_BA
     means_BD = torch.stack([steps_BAD[row, mask_BA[row]].mean(dim=0) for row in range(4)])
     head = model.get_submodule("head")
@@ -244,7 +243,7 @@ def test_pretraining_needs_no_words_and_no_labels_and_resumes() -> None:
 
 def test_emotions_are_learned_one_by_one_from_what_is_there_at_all() -> None:
     """Box 5: sigmoid and binary cross-entropy on intensities above zero."""
-    objective = new_objective(recipe().finetune, EMOTIONS, num_stages=1)
+    objective = new_objective(recipe().finetune, EMOTIONS)
     assert isinstance(objective, MultiLabel)
     train, validation = _intensities(ToyClips(120)), _intensities(ToyClips(40, seed=9))
     model = small_model()

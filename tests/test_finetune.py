@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from components import finetune, models
+from components import models
 from components.batches import draw_by_class
 from components.features import ClipFeatures
 from components.finetune import check_labels, clips_to_choose_on, new_objective, with_new_heads, write_summary
@@ -20,7 +20,7 @@ from components.params import Finetune
 from components.shards import Example, ShardSet, write_shard
 from components.task import Task
 from components.training import TrainingState
-from tests.toy_clips import ToyClips, toy_model
+from tests.toy_clips import toy_model
 
 NAMES = ("a", "b", "c")
 CLASSES, ANY = Task("classes", NAMES), Task("multilabel", NAMES)
@@ -55,16 +55,15 @@ def test_new_heads_are_drawn_and_the_rest_is_kept() -> None:
 
 def test_the_objective_is_that_of_the_task() -> None:
     settings = Finetune(label_smoothing=0.2)
-    classes = new_objective(settings, CLASSES, num_stages=2)
+    classes = new_objective(settings, CLASSES)
     assert isinstance(classes, Classification)
     assert classes.label_smoothing == 0.2
-    several = new_objective(settings, Task("multilabel", NAMES, threshold=1.5), num_stages=2)
+    several = new_objective(settings, Task("multilabel", NAMES, threshold=1.5))
     assert isinstance(several, MultiLabel)
     assert several.threshold == 1.5
-    values = new_objective(settings, VALUES, num_stages=2)
+    values = new_objective(settings, VALUES)
     assert isinstance(values, Concordance)
-    assert (values.labels, values.scale, values.num_stages) == (NAMES, (1.0, 5.0), 2)
-    assert finetune.num_stages(toy_model(), ToyClips(3)) == 2
+    assert (values.labels, values.scale) == (NAMES, (1.0, 5.0))
 
 
 @pytest.mark.parametrize(

@@ -177,22 +177,22 @@ def test_a_scale_without_extent_is_refused() -> None:
 
 @dataclass(frozen=True)
 class _Output:
-    stage_logits: tuple[Tensor, ...]
+    logits_BC: Tensor
 
 
 class _Reader(nn.Module):
-    """A model in float64 with one or two stages: linear in the mean of a clip's audio."""
+    """A model in float64: linear in the mean of a clip's audio."""
 
-    def __init__(self, num_features: int, num_outputs: int, num_stages: int) -> None:
+    def __init__(self, num_features: int, num_outputs: int) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(nn.Linear(num_features, num_outputs).double() for _ in range(num_stages))
+        self.scores = nn.Linear(num_features, num_outputs).double()
 
     def forward(self, **inputs: Tensor | None) -> _Output:
         audio_BTF, lengths_B = inputs["audio_BTF"], inputs["audio_lengths_B"]
         assert audio_BTF is not None
         assert lengths_B is not None
         mean_BF = audio_BTF.double().sum(dim=1) / lengths_B[:, None]
-        return _Output(tuple(stage(mean_BF) for stage in self.stages))
+        return _Output(self.scores(mean_BF))
 
 
 def _labelled(num_clips: int, *, gaps: bool) -> Batch:
@@ -208,7 +208,7 @@ def _part(batch: Batch, rows: slice) -> Batch:
 
 
 OBJECTIVES: list[Objective] = [
-    Concordance(("arousal", "valence", "dominance"), (1.0, 5.0), num_stages=2),
+    Concordance(("arousal", "valence", "dominance"), (1.0, 5.0)),
     MultiLabel(threshold=3.0),
     Classification(AugmentSettings(), 0.1),
 ]
@@ -222,7 +222,7 @@ def test_workers_together_have_the_loss_and_the_gradient_of_one(
 ) -> None:
     batch = _labelled(20, gaps=gaps)
     torch.manual_seed(0)
-    model = _Reader(batch.audio_BTF.shape[2], 3, 2)
+    model = _Reader(batch.audio_BTF.shape[2], 3)
     parts = [_part(batch, slice(rank, None, num_workers)) for rank in range(num_workers)]
     terms = [objective(model, part, Moment(0, 0)) for part in parts]
     totals = Terms(sum_of([each.sums_L for each in terms]), sum_of([each.counts_L for each in terms]))
@@ -236,7 +236,7 @@ def test_workers_together_have_the_loss_and_the_gradient_of_one(
     direct.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     assert float(loss) == pytest.approx(float(direct.detach()), rel=1e-9)
     expected = [parameter.grad for parameter in model.parameters()]
-    assert len(found) == len(expected) == 4
+    assert len(found) == len(expected) == 2
     for one, other in zip(found, expected, strict=True):
         assert other is not None
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
@@ -248,19 +248,15 @@ def sum_of(tensors: list[Tensor]) -> Tensor:
 
 def _direct(objective: Objective, model: nn.Module, batch: Batch) -> Tensor:
     """The loss of the whole batch as one would write it on one machine."""
-    losses = []
-    for logits_BC in model(**batch.inputs()).stage_logits:
-        labels_BC = batch.labels_BC.double()
-        if isinstance(objective, Classification):
-            total, count = classification_loss(logits_BC, labels_BC, objective.label_smoothing)
-            losses.append(total / count)
-        elif isinstance(objective, MultiLabel):
-            known_BC = labels_BC.isfinite()
-            present = (labels_BC[known_BC] > 3).double()
-            losses.append(nn.functional.binary_cross_entropy(logits_BC[known_BC].sigmoid(), present))
-        else:
-            losses.append(sum_of_concordance(logits_BC, (labels_BC - 1) / 4))
-    return torch.stack(losses).mean()
+    logits_BC, labels_BC = model(**batch.inputs()).logits_BC, batch.labels_BC.double()
+    if isinstance(objective, Classification):
+        total, count = classification_loss(logits_BC, labels_BC, objective.label_smoothing)
+        return total / count
+    if isinstance(objective, MultiLabel):
+        known_BC = labels_BC.isfinite()
+        present = (labels_BC[known_BC] > 3).double()
+        return nn.functional.binary_cross_entropy(logits_BC[known_BC].sigmoid(), present)
+    return sum_of_concordance(logits_BC, (labels_BC - 1) / 4)
 
 
 def sum_of_concordance(logits_BC: Tensor, labels_BC: Tensor) -> Tensor:
@@ -275,7 +271,7 @@ def sum_of_concordance(logits_BC: Tensor, labels_BC: Tensor) -> Tensor:
 
 def test_an_epochs_moments_give_the_concordance_of_all_its_clips() -> None:
     batch = _labelled(20, gaps=True)
-    model = _Reader(batch.audio_BTF.shape[2], 3, 1)
+    model = _Reader(batch.audio_BTF.shape[2], 3)
     objective = Concordance(("arousal", "valence", "dominance"), (1.0, 5.0))
     steps = [objective(model, _part(batch, slice(start, start + 5)), Moment(0, 0)) for start in range(0, 20, 5)]
     totals = Terms(sum_of([each.sums_L for each in steps]), sum_of([each.counts_L for each in steps]))
@@ -283,17 +279,11 @@ def test_an_epochs_moments_give_the_concordance_of_all_its_clips() -> None:
     torch.testing.assert_close(loss_and_slopes(objective, totals)[0], loss_and_slopes(objective, whole)[0])
 
 
-def test_a_model_with_another_number_of_stages_is_refused() -> None:
-    batch = _labelled(4, gaps=False)
-    with pytest.raises(ValueError, match=r"2 stage\(s\): set Concordance\(num_stages=2\)"):
-        Concordance(("a", "b", "c"))(_Reader(batch.audio_BTF.shape[2], 3, 2), batch, Moment(0, 0))
-
-
 def test_the_trimodal_system_learns_labels_of_both_kinds() -> None:
     batch = collate(ToyClips(16), range(16))
     for objective in (
         MultiLabel(threshold=0.5),
-        Concordance(("a", "b", "c"), num_stages=2),
+        Concordance(("a", "b", "c")),
     ):
         torch.manual_seed(0)
         model = toy_model(dropout=0.0)

@@ -37,7 +37,7 @@ def model() -> TrimodalModel:
         for parameter in found.parameters():
             parameter.mul_(1.5)
         # A new one says nothing at first.
-        _linear_part(found).scores.weight.normal_(std=0.1)
+        _linear_part(found).weight_IC.normal_(std=0.1)
     found.train(False)
     return found
 
@@ -208,6 +208,21 @@ def test_summaries_are_standardised_over_the_clips_that_have_them() -> None:
     torch.testing.assert_close(_linear_part(without).mean_E[of_video], _linear_part(first_half).mean_E[of_video])
 
 
+def test_a_rare_word_weighs_no_more_than_the_root_of_what_it_would_at_deviation_one() -> None:
+    model = toy_model()
+    assert isinstance(model, TrimodalModel)
+    clips = ToyClips(40)
+    model.learn_summaries(each.inputs() for each in in_order(clips))
+    head = _linear_part(model)
+    num_frames = sum(each.num_entries for each in head.modalities)
+    shares_NU = np.stack(
+        [np.bincount(c.word_ids_T, minlength=VOCABULARY_SIZE) / len(c.word_ids_T) for c in clips.clips]
+    )
+    said_U = shares_NU.std(axis=0) > 0
+    expected_U = torch.from_numpy(np.sqrt(shares_NU.std(axis=0))[said_U]).float()
+    torch.testing.assert_close(head.deviation_E[num_frames:][said_U], expected_U, rtol=1e-4, atol=1e-5)
+
+
 def test_each_word_counts_as_the_share_of_what_is_said_that_it_is(model: TrimodalModel) -> None:
     head = _linear_part(model)
     word_ids_BT = torch.tensor([[3, 5, 3, 0], [VOCABULARY_SIZE + 2, 4, 0, 0], [7, 7, 7, 7]])
@@ -217,14 +232,18 @@ def test_each_word_counts_as_the_share_of_what_is_said_that_it_is(model: Trimoda
     torch.testing.assert_close(shares_BU, expected_BU)
 
 
-def test_the_transformer_teaches_the_linear_part_nothing(batch: Batch) -> None:
-    model = toy_model()
-    assert isinstance(model, TrimodalModel)
-    linear_BC, both_BC = model(**batch.inputs()).stage_logits
-    both_BC.sum().backward(retain_graph=True)
-    assert _linear_part(model).scores.weight.grad is None
-    linear_BC.sum().backward()
-    assert _linear_part(model).scores.weight.grad is not None
+def test_the_linear_part_is_added_and_not_trained(model: TrimodalModel, batch: Batch) -> None:
+    head = _linear_part(model)
+    assert not list(head.parameters())
+    assert sum(model.linear_bands) == len(head.weight_IC)
+    with torch.inference_mode():
+        both_BC = _run(model, batch).logits_BC
+        linear_BC = model.linear_inputs(batch.inputs()) @ head.weight_IC + head.bias_C
+        kept_IC, kept_C = head.weight_IC.clone(), head.bias_C.clone()
+        model.set_linear_part(torch.zeros_like(kept_IC), torch.zeros_like(kept_C))
+        transformer_BC = _run(model, batch).logits_BC
+        model.set_linear_part(kept_IC, kept_C)
+    torch.testing.assert_close(both_BC, transformer_BC + linear_BC, rtol=1e-4, atol=1e-5)
 
 
 def test_a_saved_model_answers_the_same_to_the_bit(model: TrimodalModel, batch: Batch, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from components import models
 from components.answers import Judge
 from components.features import ClipFeatures, text
 from components.finetune import new_objective as labels_objective
-from components.finetune import num_stages, with_new_heads
+from components.finetune import with_new_heads
 from components.params import Choices, Params, TextFeatures, resolve
 from components.pretrain import new_model, new_objective
 from components.runs import fit_settings
@@ -91,7 +91,7 @@ def test_a_recipe_goes_through_both_trainings(recipe: str, kind: str, tmp_path: 
 
     task = TASKS[kind]
     tuned = with_new_heads(models.load(tmp_path / "pretrained"), len(task.labels), seed=0)
-    tuned_objective = labels_objective(params.finetune, task, num_stages=num_stages(tuned, train))
+    tuned_objective = labels_objective(params.finetune, task)
     schedule = fit_settings(params.finetune, seed=0)
     state = fit(tuned, train, tuned_objective, schedule, validation=Validation(validation, Judge(task)))
     assert state.finished

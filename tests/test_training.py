@@ -156,7 +156,7 @@ def _on_scale(clips: ToyClips) -> ToyClips:
     ("task", "objective", "figure"),
     [
         (ANY, MultiLabel(ANY.threshold), "weighted_accuracy"),
-        (VALUES, Concordance(VALUES.labels, (1.0, 5.0), num_stages=2), "ccc"),
+        (VALUES, Concordance(VALUES.labels, (1.0, 5.0)), "ccc"),
     ],
     ids=["multilabel", "values"],
 )

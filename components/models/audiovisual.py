@@ -81,7 +81,6 @@ class AudiovisualOutput:
 
     Attributes:
         logits_BC: scores of the head; no columns where the model has none.
-        stage_logits: the same, as the one stage there is to be learned.
         pooled_BD: (B, 2 D) the joint sequence at the last valid step.
         joint_BTE: the joint sequence.
         step_mask_BT: its valid steps: those of the longer modality.
@@ -89,7 +88,6 @@ class AudiovisualOutput:
     """
 
     logits_BC: Tensor
-    stage_logits: tuple[Tensor, ...]
     pooled_BD: Tensor
     joint_BTE: Tensor
     step_mask_BT: Tensor
@@ -199,10 +197,8 @@ class AudiovisualModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # tra
         audio_from_video_BTD = self.audio_from_video(audio_BTD, video_BTD, video_mask_BT)
         joint_BTE = self.joint(torch.cat([video_from_audio_BTD, audio_from_video_BTD], dim=2), None, step_mask_BT)
         pooled_BD = _at(joint_BTE, step_mask_BT.sum(dim=1) - 1)
-        logits_BC = self._logits(pooled_BD)
         return AudiovisualOutput(
-            logits_BC=logits_BC,
-            stage_logits=(logits_BC,),
+            logits_BC=self._logits(pooled_BD),
             pooled_BD=pooled_BD,
             joint_BTE=joint_BTE,
             step_mask_BT=step_mask_BT,

@@ -126,13 +126,11 @@ class SpeechTextOutput:
 
     Attributes:
         logits_BC: scores of the head; no columns where the model has none.
-        stage_logits: the same, as the one stage there is to be learned.
         pooled_BD: mean and deviation of each stream, side by side: audio, then text.
         audio, text: the streams that were pooled, after the attention; None where the system does not look.
     """
 
     logits_BC: Tensor
-    stage_logits: tuple[Tensor, ...]
     pooled_BD: Tensor
     audio: Stream | None
     text: Stream | None
@@ -214,7 +212,7 @@ class SpeechTextModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # tran
             audio, text = _looked_up(self.audio_attention, audio, text), _looked_up(self.text_attention, text, audio)
         pooled_BD = torch.cat([_pooled(stream) for stream in (audio, text) if stream is not None], dim=1)
         logits_BC = self._logits(pooled_BD)
-        return SpeechTextOutput(logits_BC, (logits_BC,), pooled_BD, audio, text)
+        return SpeechTextOutput(logits_BC, pooled_BD, audio, text)
 
     def window_logits(self, output: SpeechTextOutput, *, window_s: float) -> tuple[Tensor, Tensor]:
         """(B, K, C) logits of consecutive windows of `window_s` seconds, and (B, K) which of them hold any frame.

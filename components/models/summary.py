@@ -1,11 +1,12 @@
 """The linear part of a system: how a clip's frames lie and move, which words there are, and what the two share.
 
 What a ridge regression on clip statistics knows, inside a system that is trained by gradients: on a few hundred
-clips little beats it, and on more it does no harm. What sound and picture have in common with the words needs no
-labels to be found: pre-training finds it (`SummaryHead.learn_shared`).
+clips little beats it, and on more it does no harm. Its weights are solved (`components.linear_part`), not trained. What
+sound and picture have in common with the words needs no labels to be found: pre-training finds it
+(`SummaryHead.learn_shared`).
 
 Shape suffixes: B batch, T steps, F features of a step, S entries of a summary of frames, U words of the vocabulary, E
-entries of both, K directions that frames and words share, C classes.
+entries of both, K directions that frames and words share, I inputs of the scores, C classes.
 """
 
 from __future__ import annotations
@@ -20,12 +21,6 @@ from torch import Tensor, nn
 
 from components.models.layers import dynamics
 
-# A step of Adam moves every weight by the learning rate, whatever its input: what enters decides what counts. Many
-# entries that say little each must not drown few that say much, so these are of all entries of a kind together: of one
-# modality's frames, of the words, of a side of what is shared. Chosen on validation speakers of the synthetic corpus.
-_FRAMES_GAIN: Final = 37.0
-_WORDS_GAIN: Final = 53.0
-_SHARED_GAIN: Final = 80.0
 # Added to the variance of each standardised entry, which is 1: a clip has few words, and most of what frames and words
 # vary in, such as who speaks, they do not share.
 _SHARED_RIDGE: Final = 4.5
@@ -78,6 +73,7 @@ class SummaryHead(nn.Module):
     """Scores of the classes, linear in the standardised dynamics of audio and video and in how often each word is said.
 
     Beside them in up to `num_shared` directions each of frames and of words; nought until `learn_shared` finds them.
+    The scores are nought until their weights are set.
     """
 
     mean_E: Tensor
@@ -85,10 +81,10 @@ class SummaryHead(nn.Module):
     shared_mean_E: Tensor
     frames_to_shared_SK: Tensor
     words_to_shared_UK: Tensor
+    weight_IC: Tensor
+    bias_C: Tensor
 
-    def __init__(
-        self, modalities: Sequence[Summarised], num_words: int, num_classes: int, *, num_shared: int, dropout: float
-    ) -> None:
+    def __init__(self, modalities: Sequence[Summarised], num_words: int, num_classes: int, *, num_shared: int) -> None:
         super().__init__()
         self.modalities = tuple(modalities)
         self.num_words = num_words
@@ -99,8 +95,14 @@ class SummaryHead(nn.Module):
         self.register_buffer("shared_mean_E", torch.zeros(num_frames + num_words))
         self.register_buffer("frames_to_shared_SK", torch.zeros(num_frames, num_shared))
         self.register_buffer("words_to_shared_UK", torch.zeros(num_words, num_shared))
-        self.dropout = nn.Dropout(dropout)
-        self.scores = nn.Linear(num_frames + num_words + 2 * num_shared, num_classes)
+        self.register_buffer("weight_IC", torch.zeros(num_frames + num_words + 2 * num_shared, num_classes))
+        self.register_buffer("bias_C", torch.zeros(num_classes))
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """Numbers of inputs of each kind: a modality's frames, the words, what is shared in frames and in words."""
+        num_shared = self.frames_to_shared_SK.shape[1]
+        return (*(each.num_entries for each in self.modalities), self.num_words, num_shared, num_shared)
 
     def forward(self, frames: Sequence[MaskedFrames], words_BU: Tensor) -> Tensor:
         """(B, C) scores; what a clip does not have, or nobody sees of it, adds nothing.
@@ -108,21 +110,16 @@ class SummaryHead(nn.Module):
         Args:
             words_BU: see `word_shares`.
         """
+        return self.inputs(frames, words_BU) @ self.weight_IC + self.bias_C
+
+    def inputs(self, frames: Sequence[MaskedFrames], words_BU: Tensor) -> Tensor:
+        """(B, I) what the scores are linear in, band by band; 0 for what a clip does not have."""
         entries_BE, there_BE = self._entries(frames, words_BU)
         centred_BE = torch.where(there_BE, entries_BE - self.shared_mean_E, 0.0)
         standard_BE = torch.where(there_BE, (entries_BE - self.mean_E) / self.deviation_E, 0.0)
-        num_frames = self._num_frames
-        sizes = [*(each.num_entries for each in self.modalities), self.num_words]
-        *of_frames, of_words_BU = torch.split(standard_BE, sizes, dim=1)
-        blocks = [
-            *((_FRAMES_GAIN, block_BI) for block_BI in of_frames),
-            (_WORDS_GAIN, of_words_BU),
-            (_SHARED_GAIN, centred_BE[:, :num_frames] @ self.frames_to_shared_SK),
-            (_SHARED_GAIN, centred_BE[:, num_frames:] @ self.words_to_shared_UK),
-        ]
-        inputs_BI = torch.cat([each_BI * (gain / max(1, each_BI.shape[1]) ** 0.5) for gain, each_BI in blocks], dim=1)
-        scores_BC: Tensor = self.scores(self.dropout(inputs_BI))
-        return scores_BC
+        shared_BK = centred_BE[:, : self._num_frames] @ self.frames_to_shared_SK
+        said_BK = centred_BE[:, self._num_frames :] @ self.words_to_shared_UK
+        return torch.cat([standard_BE, shared_BK, said_BK], dim=1)
 
     def word_shares(self, word_ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """(B, U) how much of what is said each word is; nought for a clip without words."""
@@ -132,8 +129,12 @@ class SummaryHead(nn.Module):
         return shares_BU.scatter_add_(1, torch.where(known_BT, word_ids_BT, 0), weight_BT)
 
     def learn(self, batches: Iterable[tuple[Sequence[MaskedFrames], Tensor]]) -> None:
-        """Store the mean and deviation of each entry over the clips that have its modality."""
+        """Store the mean and deviation of each entry over the clips that have its modality.
+
+        Of a word the root of its deviation: at deviation 1 the words that a single clip says would weigh most.
+        """
         mean_E, deviation_E = self._moments(batches)
+        deviation_E[self._num_frames :].sqrt_()
         self.mean_E.copy_(mean_E)
         self.deviation_E.copy_(deviation_E)
 

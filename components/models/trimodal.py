@@ -4,10 +4,10 @@ After Khare, Parthasarathy and Sundaram, "Self-supervised learning with cross-mo
 recognition" (SLT 2021), in the form that their earlier paper describes (arXiv 2009.05019): an audio encoder, one
 cross-modal block for video and one for words, and a weighted sum of the three on the audio's time base.
 
-With `summary` the answer has two parts, as in boosting: a linear part reads how sound and face lie and move over the
-clip, and which words there are; the transformer adds what that leaves open. Each has its own loss: given all of it,
-the transformer would learn the training voices by heart before the linear part has learned what all voices share.
-The paper has the transformer alone.
+With `summary` the answer has two parts: a linear part reads how sound and face lie and move over the clip, and which
+words there are, and the transformer reads the clip step by step. Each is made by itself, the one solved and the other
+trained: together, the transformer would learn the training voices by heart before the linear part has learned what all
+voices share. How much each counts is found on other speakers. The paper has the transformer alone.
 
 A missing modality is a mask, not a branch: its steps are replaced by a learned frame, nothing looks at them, and
 its weight in the sum goes to the others. Without audio the learned frames still carry the time base.
@@ -82,7 +82,6 @@ class TrimodalConfig(SystemConfig):  # type: ignore[no-untyped-call]  # transfor
     audio_frames_per_step: int = 1
     audio_scales: list[int] | tuple[int, ...] = (1, 4, 16)
     video_scales: list[int] | tuple[int, ...] = (1, 4)
-    summary_dropout: float = 0.3
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -96,8 +95,7 @@ class TrimodalOutput:
 
     Attributes:
         logits_BC: scores of the classes: the sum of what the two parts say.
-        stage_logits: (B, C) scores to be learned one after the other: of the linear part, where there is one, and of
-            both, where the linear part learns nothing.
+        linear_BC, sequence_BC: what the linear part says, 0 without one, and what the transformer says.
         pooled_BD: (B, 2 D) mean and deviation of the fused sequence over time.
         fused_BAD: the weighted sum of the modalities on the audio time base.
         step_mask_BA: valid steps of the fused sequence, True where valid.
@@ -107,7 +105,8 @@ class TrimodalOutput:
     """
 
     logits_BC: Tensor
-    stage_logits: tuple[Tensor, ...]
+    linear_BC: Tensor
+    sequence_BC: Tensor
     pooled_BD: Tensor
     fused_BAD: Tensor
     step_mask_BA: Tensor
@@ -132,7 +131,7 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
     config_class = TrimodalConfig
     base_model_prefix = ""
     # Drawn anew for fine-tuning.
-    HEADS = ("head.", "summary_head.scores.")
+    HEADS = ("head.", "summary_head.weight_IC", "summary_head.bias_C")
     audio_mean_F: Tensor
     audio_deviation_F: Tensor
     video_mean_F: Tensor
@@ -166,7 +165,6 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
                 min(config.vocabulary_size, _MOST_WORDS),
                 config.num_classes,
                 num_shared=_NUM_SHARED if config.matching else 0,
-                dropout=config.summary_dropout,
             )
         self.decoder = _Decoder(config)
         # Of what is matched with something else, and of what it is matched with.
@@ -184,8 +182,6 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         elif isinstance(module, SummaryHead):
             for name, buffer in module.named_buffers():
                 nn.init.constant_(buffer, 1.0 if name == "deviation_E" else 0.0)
-            # A thousand entries, none of them better than another at first.
-            nn.init.zeros_(module.scores.weight)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
@@ -277,14 +273,15 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         weighted = [view_BAD * weight_BM[:, m, None, None] for m, view_BAD in enumerate(views)]
         fused_BAD = weighted[0] + weighted[1] + weighted[2]
         pooled_BD = statistics_pooling(fused_BAD, step_mask_BA)
-        word_shares_BU, summary_BC = word_ids_BT.new_zeros(len(word_ids_BT), 0, dtype=torch.float32), None
+        sequence_BC = self._judged(pooled_BD)
+        word_shares_BU, linear_BC = word_ids_BT.new_zeros(len(word_ids_BT), 0, dtype=torch.float32), 0 * sequence_BC
         if self.summary_head is not None:
             word_shares_BU = self.summary_head.word_shares(word_ids_BT, word_mask_BW)
-            summary_BC = self.summary_head(frames, word_shares_BU)
-        sequence_BC = self._judged(pooled_BD)
+            linear_BC = self.summary_head(frames, word_shares_BU)
         return TrimodalOutput(
-            logits_BC=sequence_BC if summary_BC is None else summary_BC + sequence_BC,
-            stage_logits=(sequence_BC,) if summary_BC is None else (summary_BC, summary_BC.detach() + sequence_BC),
+            logits_BC=linear_BC + sequence_BC,
+            linear_BC=linear_BC,
+            sequence_BC=sequence_BC,
             pooled_BD=pooled_BD,
             fused_BAD=fused_BAD,
             step_mask_BA=step_mask_BA,
@@ -294,11 +291,38 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
             word_shares_BU=word_shares_BU,
         )
 
+    @property
+    def linear_bands(self) -> tuple[int, ...]:
+        """Numbers of inputs of the linear part by their kind; none without a linear part."""
+        return () if self.summary_head is None else self.summary_head.bands
+
     def learn_summaries(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
         """Store the mean and deviation of the training clips' summaries; `batches` hold arguments of `forward`."""
         if self.summary_head is not None:
             with torch.no_grad():
                 self.summary_head.learn(self._summarised(**inputs) for inputs in batches)
+
+    def linear_inputs(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """(B, I) what the linear part reads of clips; `inputs` are arguments of `forward`."""
+        assert self.summary_head is not None
+        return self.summary_head.inputs(*self._summarised(**inputs))
+
+    def set_linear_part(self, weight_IC: Tensor, bias_C: Tensor) -> None:
+        """Let the linear part give these scores."""
+        assert self.summary_head is not None
+        self.summary_head.weight_IC.copy_(weight_IC)
+        self.summary_head.bias_C.copy_(bias_C)
+
+    def weigh(self, *, linear: float, sequence: float) -> None:
+        """Multiply what the two parts say."""
+        assert self.summary_head is not None
+        last = self.head if isinstance(self.head, nn.Linear) else self.head.get_submodule("4")
+        with torch.no_grad():
+            for values, factor in (
+                *((values, linear) for values in (self.summary_head.weight_IC, self.summary_head.bias_C)),
+                *((values, sequence) for values in last.parameters()),
+            ):
+                values.mul_(factor)
 
     def learn_shared(self, batches: Callable[[], Iterable[Mapping[str, Tensor]]]) -> None:
         """Find what frames and words have in common, for the linear part (pre-training); see `SummaryHead`.
