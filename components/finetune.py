@@ -71,7 +71,7 @@ def main() -> None:
         cluster.Job(name, "finetune", model, train, validation, objective, schedule, settings.num_workers)
     )
     model.load_state_dict(state.best_weights)
-    model.eval()
+    model.train(False)
     if isinstance(model, HasLinearPart) and linear_part.learn(model, train, asked):
         linear_part.weigh(model, selection, asked)
     with output_folder(OUTPUT) as folder:
