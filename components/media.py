@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal, Protocol
 
 import av
 import fsspec
@@ -45,7 +45,7 @@ __all__ = [
 
 
 # Demuxers of self-contained files; hls, concat, dash, image sequences and the like would open other files.
-FORMATS: Final = (
+_FORMATS: Final = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,wav,w64,flac,mp3,aac,aiff,au,caf,avi,flv,asf,mpeg,mpegvideo,mpegts,"
     "amr,amrnb,amrwb,ac3,eac3,h264,m4v,ivf"
 )
@@ -229,6 +229,26 @@ def decode_packet(packet: av.Packet[Any], sink: Sound | Picture, origin_s: float
         sink.add(frame, time_s)  # type: ignore[arg-type]  # the packet's stream decides which of the two it is
 
 
+class Readable(Protocol):
+    """Where bytes come from: `read` waits until there are some, and gives none at the end."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+def open_container(source: Readable, **options: str) -> InputContainer:
+    """Open a recording by its content alone, and nothing that it names; `options` are the demuxer's.
+
+    Raises:
+        DECODING_ERRORS: it is in no known format, or its header is broken.
+    """
+    return av.open(
+        source,
+        mode="r",
+        container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "", **options},
+        metadata_errors="replace",
+    )
+
+
 @contextmanager
 def _opened(source: Path | bytes, limits: Limits) -> Iterator[InputContainer]:
     """Open a file by its content; every error of reading it, here or in the block, becomes a `MediaError`."""
@@ -246,12 +266,7 @@ def _opened(source: Path | bytes, limits: Limits) -> Iterator[InputContainer]:
             raise MediaError("too-large", f"{name} has {num_bytes} bytes, over the {limits.max_bytes} allowed: cut it")
         _check_wav_is_whole(name, head, num_bytes)
         try:
-            container = av.open(
-                file,
-                mode="r",
-                container_options={"format_whitelist": FORMATS, "protocol_whitelist": ""},
-                metadata_errors="replace",
-            )
+            container = open_container(file)
         except MemoryError as error:
             raise _too_much_memory(name) from error
         except DECODING_ERRORS as error:

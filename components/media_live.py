@@ -9,13 +9,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
-from components.media import DECODING_ERRORS, FORMATS, audio_of, decode_packet, video_of
+from components.media import DECODING_ERRORS, Readable, audio_of, decode_packet, open_container, video_of
 from components.media_limits import Limits, MediaError
 from components.media_streams import Picture, Sound, Span
 
@@ -25,12 +24,6 @@ _FIRST_PACKETS = 50
 # Bytes that must be enough to tell what it is; a demuxer would otherwise wait for a megabyte.
 _FORMAT_BYTES = 32 * 1024
 _SAMPLES_BYTES = 32 * 1024
-
-
-class Readable(Protocol):
-    """Where the bytes come from: `read` waits until there are some, and gives none at the end."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -58,16 +51,7 @@ def follow(source: Readable, *, sample_rate_hz: int, frame_rate_hz: float, limit
         MediaError: it is no recording, is broken, or passes a limit.
     """
     try:
-        container = av.open(
-            source,
-            mode="r",
-            container_options={
-                "format_whitelist": FORMATS,
-                "protocol_whitelist": "",
-                "formatprobesize": str(_FORMAT_BYTES),
-            },
-            metadata_errors="replace",
-        )
+        container = open_container(source, formatprobesize=str(_FORMAT_BYTES))
     except DECODING_ERRORS as error:
         raise MediaError("not-media", f"{_NAME} is no recording: send WebM, WAV or Ogg from its beginning") from error
     try:
