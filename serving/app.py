@@ -107,14 +107,15 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        if decoders is not None:
-            yield
-            return
-        own.start()
+        if decoders is None:
+            own.start()
+        processes.open()
         try:
             yield
         finally:
-            await run_sync(own.close)
+            await processes.close()
+            if decoders is None:
+                await run_sync(own.close)
 
     app = FastAPIOffline(
         title="Crossmodal Affect",
@@ -130,7 +131,7 @@ def create_app(
     _answer_errors(app, adds_request_id=adds_request_id)
     _add_emotion(app, provider, metrics, engine, limits)
     batch_route.add(app, provider, engine, metrics, limits)
-    stream_route.add(app, provider, engine, metrics, limits, stream_limits or stream_route.StreamLimits())
+    processes = stream_route.add(app, provider, engine, metrics, limits, stream_limits or stream_route.StreamLimits())
     _add_observation(app, provider, metrics, limits)
     page.add(app)
     guard.describe(app)

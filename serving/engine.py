@@ -15,8 +15,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from anyio import CapacityLimiter
@@ -67,7 +67,8 @@ class Engine:
         self._decoders = asyncio.Semaphore(num_decoders)
         self._threads = CapacityLimiter(num_decoders)
         self._batches = Batches(metrics)
-        self._num_clips = 0
+        self._num_clips = self._num_in_turn = 0
+        self._freed = asyncio.Event()
         self._clip_s = 0.1
         self._busy_since_s = 0.0
 
@@ -77,7 +78,7 @@ class Engine:
         Raises:
             RequestError: overloaded.
         """
-        if self._num_clips + num_clips > self.max_clips:
+        if self._num_clips + self._num_in_turn + num_clips > self.max_clips:
             raise RequestError(
                 "overloaded",
                 f"{self._num_clips} clips are being worked on, and no more than {self.max_clips} may be: "
@@ -93,6 +94,24 @@ class Engine:
             RequestError: overloaded; its `retry_after_s` is when what is admitted now should be done.
         """
         self.refuse_if_full(num_clips)
+        with self._counted(num_clips):
+            yield
+
+    @asynccontextmanager
+    async def admit_in_turn(self) -> AsyncIterator[None]:
+        """As `admit`, for one clip of a caller who was let in earlier: it waits for a place, before all newcomers."""
+        self._num_in_turn += 1
+        try:
+            while self._num_clips >= self.max_clips:
+                self._freed.clear()
+                await self._freed.wait()
+        finally:
+            self._num_in_turn -= 1
+        with self._counted(1):
+            yield
+
+    @contextmanager
+    def _counted(self, num_clips: int) -> Iterator[None]:
         if self._num_clips == 0:
             self._busy_since_s = time.perf_counter()
         self._num_clips += num_clips
@@ -101,6 +120,7 @@ class Engine:
             yield
         finally:
             self._num_clips -= num_clips
+            self._freed.set()
             self._metrics.admitted.set(self._num_clips)
             self._measure(num_clips)
 

@@ -1,8 +1,12 @@
-"""The server's side of the process that decodes a stream: bytes go in as they come, the newest window comes out."""
+"""The server's side of the process that decodes a stream: bytes go in as they come, the newest window comes out.
+
+Such a process takes a second to start, in which a stream would get no estimate. So one is kept that waits for the next.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 from typing import Final
 
@@ -27,14 +31,57 @@ _MEMORY_BYTES: Final = 1024 * 1024 * 1024
 _CPU_PER_SECOND: Final = 0.5
 
 
+# Starting a process takes half a processor for two seconds, which an app or a stream that begins needs itself.
+_CALM_S: Final = 3.0
+
+_Started = tuple[subprocess.Popen[bytes], socket.socket]
+
+
+class StreamProcesses:
+    """Gives each stream a process of its own, and keeps a warm one for the next. For one event loop; close it."""
+
+    def __init__(self) -> None:
+        self._spare: _Started | None = None
+        self._making: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Begin to make the first spare one."""
+        self._making = asyncio.ensure_future(self._make_spare())
+
+    async def take(self) -> _Started:
+        """A process that nobody else uses, and the server's end of its socket."""
+        taken, self._spare = self._spare, None
+        if self._making is None or self._making.done():
+            self.open()
+        if taken is not None and taken[0].poll() is None:
+            return taken
+        if taken is not None:
+            taken[1].close()
+        return await asyncio.to_thread(confinement.start, _MODULE)
+
+    async def close(self) -> None:
+        """End the spare one."""
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.gather(self._making, return_exceptions=True)
+        if self._spare is not None:
+            process, ours = self._spare
+            self._spare = None
+            process.kill()
+            await asyncio.to_thread(process.wait)
+            ours.close()
+
+    async def _make_spare(self) -> None:
+        await asyncio.sleep(_CALM_S)
+        # In this thread, so that it is never half made when it is cancelled; it takes some milliseconds.
+        self._spare = confinement.start(_MODULE)
+
+
 class StreamDecoder:
-    """One stream's decoding process. For one event loop; close it.
+    """One stream in its decoding process. For one event loop; close it."""
 
-    `newest` is what the process sent last; `next_window` waits for one that was not taken yet, and what nobody took in
-    time is replaced.
-    """
-
-    def __init__(self, config: params.Features, limits: Limits) -> None:
+    def __init__(self, processes: StreamProcesses, config: params.Features, limits: Limits) -> None:
+        self._processes = processes
         self._config = config
         self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
@@ -42,13 +89,13 @@ class StreamDecoder:
         self._writer: asyncio.StreamWriter | None = None
 
     async def start(self, *, given_rate_hz: int, num_channels: int) -> None:
-        """Start the process; it takes what is sent meanwhile when it is ready.
+        """Take a process; if it is not warm yet, it takes what is sent meanwhile when it is.
 
         Args:
             given_rate_hz: of samples without a container; 0 for a recording.
             num_channels: of such samples.
         """
-        self._process, ours = await asyncio.to_thread(confinement.start, _MODULE)
+        self._process, ours = await self._processes.take()
         self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_MESSAGE_BYTES)
         setup = Setup(
             features=self._config.model_dump_json(),

@@ -11,7 +11,7 @@ import io
 import wave
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from fastapi import FastAPI
@@ -38,7 +38,7 @@ from serving.schema import (
     StreamStart,
     StreamText,
 )
-from serving.stream_decoder import StreamDecoder
+from serving.stream_decoder import StreamDecoder, StreamProcesses
 
 if TYPE_CHECKING:
     from serving.runtime import Runtime
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 # Close codes from 4000 on are an application's own: this and the HTTP status of the problem.
 CLOSE_CODE: Final = 4000
 _DONE: Final = 1000
+_Result = TypeVar("_Result")
 _MESSAGE: Final[TypeAdapter[StreamStart | StreamText | StreamEnd]] = TypeAdapter(StreamStart | StreamText | StreamEnd)
 
 
@@ -62,9 +63,11 @@ class StreamLimits:
     idle_s: float = 20.0
 
 
-def add(app: FastAPI, provider: Provider, engine: Engine, metrics: Metrics, limits: Limits, own: StreamLimits) -> None:
-    """Give the app the route."""
-    num_open = 0
+def add(
+    app: FastAPI, provider: Provider, engine: Engine, metrics: Metrics, limits: Limits, own: StreamLimits
+) -> StreamProcesses:
+    """Give the app the route; who carries the app opens and closes the processes that this returns."""
+    num_open, processes = 0, StreamProcesses()
 
     @app.websocket("/v1/stream")
     async def stream(socket: WebSocket) -> None:
@@ -78,7 +81,7 @@ def add(app: FastAPI, provider: Provider, engine: Engine, metrics: Metrics, limi
             if num_open > own.max_streams:
                 raise RequestError("overloaded", f"{own.max_streams} streams are open: try again in a few seconds")
             live = provider()
-            session = _Session(socket, served(live), live, engine, limits, own, request_id)
+            session = _Session(socket, served(live), live, engine, processes, limits, own, request_id)
             answer = await session.run()
             await _send(socket, StreamFinal(answer=answer))
             await socket.close(_DONE)
@@ -93,6 +96,8 @@ def add(app: FastAPI, provider: Provider, engine: Engine, metrics: Metrics, limi
             metrics.streams.set(num_open)
             metrics.requests.labels("/v1/stream", str(code), name).inc()
 
+    return processes
+
 
 class _Session:
     """One stream from its first message to its answer, all by the model that was live at its start."""
@@ -103,6 +108,7 @@ class _Session:
         runtime: Runtime,
         live: Live,
         engine: Engine,
+        processes: StreamProcesses,
         limits: Limits,
         own: StreamLimits,
         request_id: str,
@@ -114,7 +120,7 @@ class _Session:
         self._socket, self._runtime, self._engine = socket, runtime, engine
         self._limits, self._own, self._request_id = limits, own, request_id
         self._model = answering.name_of(runtime.info(), live.release)
-        self._decoder = StreamDecoder(runtime.features, limits)
+        self._decoder = StreamDecoder(processes, runtime.features, limits)
         self._has_decoder = asyncio.Event()
         self._changed = asyncio.Event()
         self._content = bytearray()
@@ -133,7 +139,17 @@ class _Session:
             await _first_ends(self._receive(), self._read_windows(), self._judge_windows())
         finally:
             await self._decoder.close()
-        return self._answer(await self._engine.judge(self._whole(), self._runtime))
+        return await _first_ends(self._finish(), self._wait_for_leaving())
+
+    async def _finish(self) -> Any:
+        """The answer for all of the stream. Who was let in is not refused at the end, but waits for his turn."""
+        async with self._engine.admit_in_turn():
+            return self._answer(await self._engine.judge(self._whole(), self._runtime))
+
+    async def _wait_for_leaving(self) -> None:
+        while (message := await self._socket.receive())["type"] != "websocket.disconnect":
+            pass
+        raise WebSocketDisconnect(message["code"])
 
     async def _receive(self) -> None:
         """Take messages until the last one."""
@@ -213,17 +229,18 @@ class _Session:
         return Request(video=bytes(self._content), text=self._text)
 
 
-async def _first_ends(main: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]) -> None:
-    """Run all until the first one ends, which none but the main one does without an error."""
-    tasks = [asyncio.ensure_future(each) for each in (main, *others)]
+async def _first_ends(main: Coroutine[Any, Any, _Result], *others: Coroutine[Any, Any, None]) -> _Result:
+    """What the main one returns, unless another ends before it, which none does without an error."""
+    working, beside = asyncio.ensure_future(main), [asyncio.ensure_future(each) for each in others]
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
+        done, _ = await asyncio.wait([working, *beside], return_when=asyncio.FIRST_COMPLETED)
+        for task in done.intersection(beside):
             task.result()
+        return working.result()
     finally:
-        for task in tasks:
+        for task in (working, *beside):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(working, *beside, return_exceptions=True)
 
 
 async def _send(socket: WebSocket, event: StreamEvent) -> None:

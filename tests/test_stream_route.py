@@ -211,18 +211,47 @@ def test_a_stream_too_many_is_refused_and_its_place_is_free_again(endpoint: Endp
         assert isinstance(next(_events(again)), StreamEstimate)
 
 
-def test_who_goes_away_leaves_no_process_behind(endpoint: Endpoint, recorded: list[bytes]) -> None:
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
-    with _opened(endpoint) as connection:
-        connection.send(recorded[0])
-        connection.send(recorded[1])
-        assert isinstance(next(_events(connection)), StreamEstimate)
-        assert {child.pid for child in psutil.Process().children(recursive=True)} - before
-        connection.socket.shutdown(socket.SHUT_RDWR)
+def _decoding() -> set[int]:
+    """The processes that decode streams, or wait for one."""
+    return {
+        child.pid
+        for child in psutil.Process().children()
+        if "serving.stream_worker" in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE
+    }
+
+
+def _wait_for_processes(number: int) -> None:
     deadline = time.monotonic() + 60
-    while {child.pid for child in psutil.Process().children(recursive=True)} - before:
-        assert time.monotonic() < deadline
+    while len(_decoding()) != number:
+        assert time.monotonic() < deadline, f"{len(_decoding())} processes instead of {number}"
         time.sleep(0.1)
+
+
+def test_a_stream_takes_the_waiting_process_and_who_goes_away_leaves_none_but_the_next(
+    endpoint: Endpoint, runtime: Runtime, recorded: list[bytes]
+) -> None:
+    others = 1  # the one of the endpoint of all tests here
+    assert endpoint.url
+    _wait_for_processes(others)
+    with serve(Endpoint(Live(runtime))) as running:
+        _wait_for_processes(others + 1)
+        waiting = _decoding()
+        with _opened(running) as connection:
+            connection.send(recorded[0])
+            connection.send(recorded[1])
+            assert isinstance(next(_events(connection)), StreamEstimate)
+            assert waiting <= _decoding()
+            connection.socket.shutdown(socket.SHUT_RDWR)
+        _wait_for_processes(others + 1)
+        assert not waiting <= _decoding()
+        # One that died while it waited costs nobody anything.
+        for pid in _decoding() - waiting:
+            psutil.Process(pid).kill()
+        with _opened(running) as connection:
+            connection.send(recorded[0])
+            connection.send(recorded[1])
+            assert isinstance(next(_events(connection)), StreamEstimate)
+    _wait_for_processes(others)
 
 
 def test_silence_on_the_line_ends_a_stream(runtime: Runtime) -> None:
