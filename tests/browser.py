@@ -12,7 +12,7 @@ from importlib import resources
 from typing import Final
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserType, ConsoleMessage, Page, sync_playwright
 
 from tests.conftest import REPOSITORY
 
@@ -94,11 +94,23 @@ class Visit:
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A headless Chromium whose camera shows a moving test picture and whose microphone beeps."""
-    arguments = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=arguments, timeout=TIMEOUT_MS)
+    with sync_playwright() as driver, _launched(driver.chromium, "--use-fake-ui-for-media-stream") as browser:
         yield browser
-        browser.close()
+
+
+@contextmanager
+def refusing(browser: Browser) -> Iterator[Browser]:
+    """Another one, in which a person refuses camera and microphone."""
+    with _launched(browser.browser_type, "--deny-permission-prompts") as other:
+        yield other
+
+
+@contextmanager
+def _launched(kind: BrowserType, answer: str) -> Iterator[Browser]:
+    arguments = ["--use-fake-device-for-media-stream", answer]
+    browser = kind.launch(executable_path=CHROMIUM, args=arguments, timeout=TIMEOUT_MS)
+    yield browser
+    browser.close()
 
 
 @contextmanager

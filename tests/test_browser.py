@@ -19,7 +19,7 @@ from serving.keys import Keys, new_key, to_text
 from serving.prediction import Request
 from serving.runtime import Runtime
 from serving.schema import ClassAnswer
-from tests.browser import PHONE, chromium, needs_chromium, visit
+from tests.browser import PHONE, chromium, needs_chromium, refusing, visit
 from tests.bundles import LABELS, class_predictions, requests, write_bundle
 from tests.endpoint import LIMITS, Endpoint, serve
 from tests.kinds import TASKS
@@ -101,6 +101,29 @@ def test_a_clip_is_recorded_judged_and_played(browser: Browser, url: str) -> Non
         page.focus("#timeline [role=slider]")
         page.keyboard.press("ArrowRight")
         seen.wait("Math.abs(document.querySelector('#player video').currentTime - 1) < 0.01")
+
+
+def test_who_judges_while_it_records_gets_an_answer_for_what_was_recorded(browser: Browser, url: str) -> None:
+    with visit(browser, url, size=PHONE, name="recording") as seen:
+        page = seen.page
+        # A person's second click, while the browser asks whether it may.
+        page.evaluate("for (const _ of [1, 2]) document.querySelector('#record-video').click()")
+        expect(page.locator("#record-note")).to_contain_text("Allow it if the browser asks")
+        seen.wait("Number(document.querySelector('#recorded-s').textContent) >= 1")
+        assert page.is_hidden("#record-note")
+        page.evaluate("document.querySelector('#send').click()")
+        assert seen.answer() in LABELS
+        assert page.is_hidden("#recording")
+        assert page.evaluate(_IS_SEEN, "#findings .headline")
+        assert page.evaluate(_IS_SEEN, "#answer-title")
+
+
+def test_a_camera_that_is_refused_is_told_where_it_is_seen(browser: Browser, url: str) -> None:
+    with refusing(browser) as other, visit(other, url, size=PHONE, name="refused") as seen:
+        seen.page.click("#record-video")
+        assert "allow it in the browser's address bar" in seen.problem()
+        assert seen.page.evaluate(_IS_SEEN, "#problem")
+        assert seen.page.is_visible("#record-video")
 
 
 def test_recording_sound_alone_and_beginning_anew(browser: Browser, url: str) -> None:
@@ -200,7 +223,7 @@ def test_answers_of_labels_and_values_are_shown_as_they_are(
                     assert ("not there" in rows[label]) is not said["present"]
             else:
                 for label, value in answer["values"].items():
-                    assert f"{value:.2f}" in rows[label]
+                    assert f"{value:.2f}".replace("-", "\u2212") in rows[label]
                     [change] = [
                         row for row in seen.page.locator(".changes tbody tr").all() if label in row.inner_text()
                     ]
@@ -233,10 +256,11 @@ def test_an_endpoint_with_keys_asks_for_one_and_forgets_a_wrong_one(
     with serve(endpoint) as running, visit(browser, running.url, name="key") as seen:
         page = seen.page
         expect(page.locator("#key")).to_be_visible()
+        expect(page.locator("#key-why code")).to_have_text("affect keys add NAME")
         assert seen.breaches() == []
         page.fill("#key-field", "affect_not-the-key")
         page.press("#key-field", "Enter")
-        expect(page.locator("#key-why")).to_contain_text("affect keys add")
+        expect(page.locator("#key-why")).to_contain_text("does not know this key")
         assert page.input_value("#key-field") == ""
         page.fill("#key-field", key)
         page.press("#key-field", "Enter")
@@ -289,7 +313,8 @@ def test_what_cannot_be_judged_is_told_with_its_remedy(browser: Browser, url: st
         with page.expect_response("**/v1/emotion") as refused:
             page.click("#send")
         problem = refused.value.json()
-        expect(page.locator("#problem")).to_contain_text(problem["detail"])
+        expect(page.locator("#problem")).to_contain_text(problem["detail"], ignore_case=True)
+        assert page.evaluate(_IS_SEEN, "#problem")
         assert problem["title"] in seen.problem()
         assert problem["instance"].rpartition(":")[2] in seen.problem()
         assert seen.breaches() == []
@@ -383,10 +408,17 @@ def _has_visible_focus(page: Page) -> bool:
     return outlined
 
 
+# Whether all of an element is on the screen.
+_IS_SEEN: Final = """(selector) => {
+    const { top, bottom } = document.querySelector(selector).getBoundingClientRect();
+    return top >= 0 && bottom <= window.innerHeight;
+}"""
+
+
 def _percent(share: float) -> str:
     """A share as the page says it."""
     if 0 < share < 0.01:
-        return "under 1 %"
+        return "under 1\u00a0%"
     if 0.99 < share < 1:
-        return "over 99 %"
-    return f"{int(share * 100 + 0.5)} %"
+        return "over 99\u00a0%"
+    return f"{int(share * 100 + 0.5)}\u00a0%"

@@ -12,12 +12,16 @@ export class Clip {
   /** `onChange` is called when there is another clip or none; `onProblem` gets words for the person. */
   constructor({ onChange, onProblem }) {
     Object.assign(this, { onChange, onProblem, maxRecordedS: 30, blob: null, player: null });
-    this.recording = null;
+    this.recording = this.recorded = null;
+    this.isStarting = false;
     const reason = cannotRecord();
     for (const modality of ["video", "audio"]) {
       const button = byId(`record-${modality}`);
       button.disabled = Boolean(reason);
-      button.addEventListener("click", () => this.record(modality));
+      button.addEventListener("click", () => {
+        // A second click while the browser asks for permission must not start a second recording.
+        if (!this.isStarting && !this.recording) this.recorded = this.record(modality);
+      });
     }
     byId("record-note").hidden = !reason;
     byId("record-note").textContent = reason;
@@ -50,14 +54,16 @@ export class Clip {
 
   /** Record until the person stops it, or until it is as long as the model looks at. */
   async record(modality) {
-    if (this.recording) return;
     this.onProblem("");
     this.clear();
+    this.showStarting(modality === "video" ? "camera and microphone" : "microphone");
     try {
       this.recording = await startRecording(modality);
     } catch (error) {
       this.onProblem(error.message);
       return;
+    } finally {
+      this.showStarting("");
     }
     const { stream, finished, stop } = this.recording;
     const preview = byId("preview");
@@ -83,6 +89,21 @@ export class Clip {
     }
     await this.take(blob, modality === "video" ? "Your recording" : "Your recording of sound", modality);
     byId("send").focus();
+  }
+
+  /** End a recording that runs, and wait until the clip is there as it is to be judged. */
+  async finish() {
+    if (this.recording) {
+      this.recording.stop();
+      await this.recorded;
+    }
+    await this.ready;
+  }
+
+  showStarting(devices) {
+    this.isStarting = Boolean(devices);
+    byId("record-note").hidden = !devices;
+    byId("record-note").textContent = `Starting the ${devices}. Allow it if the browser asks.`;
   }
 
   showRecording(active) {

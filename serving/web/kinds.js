@@ -1,6 +1,6 @@
 // The kinds of answers, brought to one form: labels with a value each, on a range, over time and by part.
 
-import { percent } from "./words.js";
+import { number, percent } from "./words.js";
 
 /**
  * One form for an answer of classes, of several labels or of values.
@@ -62,8 +62,8 @@ function readValues({ values, scale, contributions }) {
   return {
     labels,
     range: scale,
-    text: (value) => value.toFixed(2),
-    headline: labels.map(({ name, value }) => `${name} ${value.toFixed(1)}`).join(", "),
+    text: (value) => number(value, 2),
+    headline: labels.map(({ name, value }) => `${name} ${number(value, 1)}`).join(", "),
     detail: `from ${scale[0]} to ${scale[1]}`,
     without: (part, label) => values[label] - contributions[part][label],
   };

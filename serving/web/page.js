@@ -3,12 +3,13 @@
 import { showAnswer, toldAnswer } from "./answer.js";
 import { showCard } from "./card.js";
 import { Clip } from "./clip.js";
-import { byId, make } from "./elements.js";
+import { byId, coded, make } from "./elements.js";
 import { Problem, askEmotion, askModel, setKey, size } from "./endpoint.js";
 import { readAnswer } from "./kinds.js";
 import { Timeline } from "./timeline.js";
+import { sentence } from "./words.js";
 
-const page = { card: null, underway: null, wantsAnswer: false };
+const page = { card: null, underway: null, wantsAnswer: false, hasSentKey: false };
 const timeline = new Timeline(byId("timeline"));
 const clip = new Clip({ onChange: forget, onProblem: (words) => complain(words && new Problem("Recording", words, { status: 400 })) });
 
@@ -23,6 +24,7 @@ byId("cancel").addEventListener("click", () => page.underway?.abort());
 byId("key").addEventListener("submit", async (event) => {
   event.preventDefault();
   setKey(byId("key-field").value.trim());
+  page.hasSentKey = true;
   byId("key-field").value = "";
   byId("key").hidden = true;
   if (!(await loadCard())) return;
@@ -39,7 +41,7 @@ async function loadCard() {
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     page.card = null;
-    if (error.status === 401) askForKey(error);
+    if (error.status === 401) askForKey();
     byId("card-body").replaceChildren(described(error, loadCard));
     return false;
   }
@@ -59,9 +61,9 @@ async function loadCard() {
 
 /** Send the question and show what comes back. */
 async function judge() {
-  if (page.underway || clip.recording) return;
+  if (page.underway) return;
   complain(null);
-  await clip.ready;
+  await clip.finish();
   const words = byId("words").value.trim();
   const refusal = refused(words);
   if (refusal) {
@@ -105,26 +107,32 @@ async function present(answer) {
   showAnswer(byId("findings"), answer, found, page.card);
   timeline.show(found, clip.player);
   byId("status").textContent = toldAnswer(found, page.card);
-  byId("answer").scrollIntoView({ block: "nearest" });
+  const { top } = byId("answer").getBoundingClientRect();
+  // On a phone it lies below the question: from its headline on it is what the person waits for.
+  if (top < 0 || top > window.innerHeight / 2) byId("answer").scrollIntoView();
 }
 
 function fail(problem) {
-  if (problem.status === 401) askForKey(problem);
+  if (problem.status === 401) askForKey();
   else {
     page.wantsAnswer = false;
     complain(problem);
   }
 }
 
-function askForKey(problem) {
+function askForKey() {
   setKey("");
-  byId("key-why").textContent = problem.message;
+  const why = page.hasSentKey
+    ? "The endpoint does not know this key: look whether it is whole, or ask for another."
+    : "This endpoint answers who has a key. Ask those who run it for one; `affect keys add NAME` makes it.";
+  byId("key-why").replaceChildren(...coded(why));
   byId("key").hidden = false;
   byId("key-field").focus();
 }
 
 function complain(problem) {
   byId("problem").replaceChildren(...(problem ? [described(problem, judge)] : []));
+  if (problem) byId("problem").scrollIntoView({ block: "nearest" });
 }
 
 /** A problem as a person reads it, with a button to try again where that may help. */
@@ -136,7 +144,7 @@ function described(problem, again) {
     "div",
     { class: "notice bad" },
     make("p", {}, make("strong", {}, problem.title)),
-    make("p", {}, problem.message, wait),
+    make("p", {}, ...coded(sentence(problem.message)), wait),
     problem.requestId ? make("p", { class: "hint" }, `Request ${problem.requestId}`) : "",
     problem.passes ? button : "",
   );

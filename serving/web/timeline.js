@@ -5,6 +5,8 @@ import { draw, make } from "./elements.js";
 const TICKS_S = [1, 2, 5, 10, 20, 30, 60, 120, 300];
 const MOST_TICKS = 6;
 const LEAP_S = 5;
+// Of a curve's height: what is nearly nothing is still seen.
+const LEAST = 0.05;
 
 export class Timeline {
   /** An empty timeline in `root`. */
@@ -57,8 +59,8 @@ export class Timeline {
     const ground = this.found.kind === "values" ? 0.5 : 1;
     const steps = this.found.moments.map(({ startS, endS, values }) => {
       const top = fall(values[label.name]);
-      const height = Math.max(Math.abs(top - ground), 0.02);
-      return draw("rect", { x: startS, width: endS - startS, y: Math.min(top, ground - 0.02), height });
+      const height = Math.max(Math.abs(top - ground), LEAST);
+      return draw("rect", { x: startS, width: endS - startS, y: Math.min(top, ground - LEAST), height });
     });
     const line = draw("line", { x1: 0, x2: this.endS, y1: ground, y2: ground });
     return draw(

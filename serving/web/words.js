@@ -19,9 +19,10 @@ export function warning(code, card) {
 
 /** A probability as a person says it. */
 export function percent(share) {
-  if (share > 0 && share < 0.01) return "under 1 %";
-  if (share < 1 && share > 0.99) return "over 99 %";
-  return `${Math.round(share * 100)} %`;
+  // A space that does not break: "%" must not stand alone on a line.
+  if (share > 0 && share < 0.01) return "under 1\u00a0%";
+  if (share < 1 && share > 0.99) return "over 99\u00a0%";
+  return `${Math.round(share * 100)}\u00a0%`;
 }
 
 /** A change with its sign, which a minus shows as wide as a plus. */
@@ -29,6 +30,17 @@ export function signed(value, digits) {
   const text = Math.abs(value).toFixed(digits);
   if (Number(text) === 0) return text;
   return `${value < 0 ? "\u2212" : "+"}${text}`;
+}
+
+/** A number with a minus as wide as a plus. */
+export function number(value, digits) {
+  return value.toFixed(digits).replace("-", "\u2212");
+}
+
+/** What the endpoint says in one line, as a sentence: from "run `affect up`" to "Run `affect up`." */
+export function sentence(line) {
+  const whole = line.charAt(0).toUpperCase() + line.slice(1);
+  return /[.!?]$/.test(whole) ? whole : `${whole}.`;
 }
 
 /** Names in a row: "a, b and c". */
