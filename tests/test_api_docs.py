@@ -15,7 +15,8 @@ import pytest
 from serving.app import Live
 from serving.problems import PROBLEMS
 from serving.runtime import Runtime
-from tests.bundles import requests, write_bundle
+from tests.browser import chromium, needs_chromium, visit
+from tests.bundles import LABELS, requests, write_bundle
 from tests.conftest import REPOSITORY
 from tests.endpoint import LIMITS, Endpoint, serve
 
@@ -25,6 +26,26 @@ TEXT = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
 CURL = [block.strip() for language, block in BLOCKS if language == "sh"]
 PYTHON = [block for language, block in BLOCKS if language == "python"]
+JAVASCRIPT = [block for language, block in BLOCKS if language == "js"]
+# What the examples take as given, and how the ones that record or listen come to an end.
+BEFORE = """async ([URL, bytes]) => {
+    const file = new File([new Uint8Array(bytes)], "clip.mp4");
+    const [files, key, form, said] = [[file, file], "affect_key", new FormData(), []];
+    form.append("text", "what a day");
+    const console = { log: (...words) => said.push(JSON.stringify(words)) };
+    {
+"""
+AFTER = """
+        if (typeof answer === "object" && answer instanceof Response) console.log((await answer.json()).label);
+        if (typeof socket === "object") {
+            const closed = new Promise((resolve) => socket.addEventListener("close", resolve));
+            if (typeof recorder === "object") setTimeout(() => recorder.stop(), 1000);
+            else socket.addEventListener("open", () => socket.close(1000));
+            console.log("closed", (await closed).code, socket.protocol);
+        }
+    }
+    return said;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +101,24 @@ def test_python_examples_run(code: str, url: str, bundle: Path, folder: Path) ->
     assert done.stdout
 
 
+@needs_chromium
+def test_javascript_examples_run_in_a_browser(url: str, folder: Path) -> None:
+    clip = list((folder / "clip.mp4").read_bytes())
+    with chromium() as browser, visit(browser, url) as seen:
+        said = [seen.page.evaluate(BEFORE + code + AFTER, [url, clip]) for code in JAVASCRIPT]
+    label = "|".join(LABELS)
+    expected = [
+        [rf'\["({label})",{{.*}}\]'],
+        [rf'\["0","({label})"\]', rf'\["1","({label})"\]'],
+        [r'(\["estimate",{.*}\]\n)*\["final",{.*}\]', r'\["closed",1000,""\]'],
+        [r'\[\["neutral".*\],{"max_bytes".*}\]'],
+        [rf'\["({label})"\]', r'\["closed",1000,"affect"\]'],
+    ]
+    assert len(said) == len(expected)
+    for lines, patterns in zip(said, expected, strict=True):
+        assert re.fullmatch("\n".join(patterns), "\n".join(lines)), lines
+
+
 def test_every_problem_is_listed_with_its_status_and_title() -> None:
     rows = re.findall(r"^\| `([a-z-]+)` \| (\d{3}) \| (.+) \|$", TEXT, flags=re.MULTILINE)
     assert {code: (int(status), title) for code, status, title in rows} == PROBLEMS
-
-
-def test_javascript_examples_name_only_routes_that_exist() -> None:
-    from serving.app import create_app
-
-    paths = {getattr(route, "path", "") for route in create_app(Live).routes}
-    named = {path for language, block in BLOCKS if language == "js" for path in re.findall(r"\}(/v1/[\w:]+)", block)}
-    assert named
-    assert named <= paths
