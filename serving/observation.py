@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,6 +21,19 @@ METRICS_MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 # A caller's id goes into logs and headers: only what cannot break either.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class _ServedModel(Collector):
+    """Names the model that is live when the metrics are asked for, and no former one."""
+
+    def __init__(self) -> None:
+        self.version, self.release = "", 0
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily("affect_model", "1 for the served model.", labels=["version", "release"])
+        if self.version:
+            family.add_metric([self.version, str(self.release)], 1)
+        yield family
 
 
 class Metrics:
@@ -44,7 +59,8 @@ class Metrics:
             "affect_batch_clips", "Clips of one batch of the model.", buckets=(1, 2, 4, 8, 16), registry=self.registry
         )
         self.streams = Gauge("affect_streams", "Streams that are open.", registry=self.registry)
-        self.model = Gauge("affect_model", "1 for the served model.", ["version", "release"], registry=self.registry)
+        self._model = _ServedModel()
+        self.registry.register(self._model)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -54,9 +70,7 @@ class Metrics:
 
     def text(self, *, version: str | None, release: int) -> bytes:
         """All metrics as Prometheus reads them, with the model that is live now."""
-        self.model.clear()
-        if version is not None:
-            self.model.labels(version, str(release)).set(1)
+        self._model.version, self._model.release = version or "", release
         return generate_latest(self.registry)
 
 
