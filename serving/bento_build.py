@@ -6,15 +6,20 @@ bundles, so that another machine can fetch them with `bentoml models import` and
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import NormalizedName, canonicalize_name
 
 from components.bundle_files import CARD
 from components.registry import Registry, Release
@@ -24,6 +29,13 @@ from components.storage import Storage
 SERVICE: Final = "serving.bento:EmotionService"
 PYTHON_VERSION: Final = "3.11"
 _CODE: Final = ("components", "serving")
+_LOCK: Final = "requirements.lock"
+# What the code that serves imports. The rest of the lock, such as Ray, Prefect and the linters, would double the image.
+PACKAGES: Final = (
+    *("av", "bentoml", "fastapi", "fastapi-offline", "fsspec", "h5py", "httpx", "numpy", "opencv-python-headless"),
+    *("prometheus-client", "pyarrow", "pydantic", "pydantic-settings", "python-multipart", "pyyaml", "safetensors"),
+    *("scipy", "tokenizers", "torch", "transformers", "websockets"),
+)
 _TAG_MARK: Final = "__tag__:"
 
 
@@ -87,8 +99,9 @@ def _context(folder: Path, bundle: Path, champion: Release) -> Path:
     """A folder with no more than goes into the bento: a checkout also has corpora, caches and environments."""
     for name in _CODE:
         shutil.copytree(PROJECT_ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("requirements.lock", "LICENSE"):
-        shutil.copyfile(PROJECT_ROOT / name, folder / name)
+    shutil.copyfile(PROJECT_ROOT / "LICENSE", folder / "LICENSE")
+    locked = (PROJECT_ROOT / _LOCK).read_text(encoding="utf-8")
+    (folder / _LOCK).write_text(_needed(locked), encoding="utf-8")
     shutil.copyfile(bundle / CARD, folder / CARD)
     config: dict[str, Any] = {
         "service": SERVICE,
@@ -101,10 +114,36 @@ def _context(folder: Path, bundle: Path, champion: Release) -> Path:
         "include": ["*"],
         "docker": {"python_version": PYTHON_VERSION},
         # The lock file names every package already; asking an index again could only change them.
-        "python": {"requirements_txt": "./requirements.lock", "lock_packages": False},
+        "python": {"requirements_txt": f"./{_LOCK}", "lock_packages": False},
     }
     (folder / "bentofile.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     return folder
+
+
+def _needed(locked: str) -> str:
+    """The lines of a lock file that the packages of a bento, and what these need in turn, stand in.
+
+    Raises:
+        BentoBuildError: the lock file lacks one of them.
+    """
+    lines = {canonicalize_name(re.split("[^A-Za-z0-9._-]", line)[0]): line for line in locked.splitlines()}
+    found: set[tuple[NormalizedName, frozenset[str]]] = set()
+    waiting = [Requirement(name) for name in PACKAGES]
+    while waiting:
+        required = waiting.pop()
+        name, extras = canonicalize_name(required.name), frozenset(required.extras or {""})
+        if name not in lines:
+            raise BentoBuildError(f"{_LOCK} has no line for {name}, which a bento needs: make it again")
+        if (name, extras) in found:
+            continue
+        found.add((name, extras))
+        more = [Requirement(each) for each in metadata.requires(name) or ()]
+        waiting += [each for each in more if each.marker is None or _applies(each.marker, extras)]
+    return "".join(f"{line}\n" for line in sorted({lines[name] for name, _ in found}, key=str.lower))
+
+
+def _applies(marker: Marker, extras: frozenset[str]) -> bool:
+    return any(marker.evaluate({"extra": extra}) for extra in extras)
 
 
 def _build(context: Path) -> str:

@@ -29,10 +29,12 @@ class Built:
 
     Attributes:
         told: what `affect bento build --json` printed.
+        champion: its record in the release log.
         environment: in which its store is BentoML's.
     """
 
     told: dict[str, Any]
+    champion: Release
     bundle: Path
     store: Path
     environment: dict[str, str]
@@ -50,6 +52,13 @@ def build(home: Path, store: Path, bundle: Path | None = None) -> Built:
     first = Release(kind="promotion", bundle=name, version=name.rsplit("/", 1)[-1], commit="abc1234")
     registry.append(first)
     registry.append(first)
+    return build_champion(home, store)
+
+
+def build_champion(home: Path, store: Path) -> Built:
+    """Build the bento of what was released last on the platform of a home folder."""
+    champion = Registry(Storage(str(home / "store"))).champion()
+    assert champion is not None
     environment = {
         **os.environ,
         "AFFECT_HOME": str(home),
@@ -59,7 +68,7 @@ def build(home: Path, store: Path, bundle: Path | None = None) -> Built:
     }
     done = affect(environment, "bento", "build", "--json")
     assert done.returncode == 0, done.stderr
-    return Built(json.loads(done.stdout), home / "store" / name, store, environment)
+    return Built(json.loads(done.stdout), champion, home / "store" / champion.bundle, store, environment)
 
 
 @contextlib.contextmanager

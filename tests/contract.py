@@ -21,11 +21,12 @@ from tests.conftest import REPOSITORY
 WORDS = "we saw the door"
 
 
-def check(url: str, bundle: Path, clip: Path, *, release: int) -> None:
-    """Ask a running target by every way in, with one clip, and compare with the bundle itself."""
+def check(url: str, bundle: Path, clip: Path, *, release: int) -> dict[str, ClassAnswer]:
+    """Ask a running target by every way in, with one clip, and compare with the bundle itself; the answers by way."""
     runtime = Runtime(bundle)
     [expected] = class_predictions(runtime, [Request(video=clip.read_bytes(), text=WORDS)])
-    for way, answer in _answers(url, bundle, clip).items():
+    answers = _answers(url, bundle, clip)
+    for way, answer in answers.items():
         assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-5), way
         assert answer.contributions == pytest.approx(expected.contributions, abs=1e-4), way
         assert len(answer.timeline) == len(expected.timeline), way
@@ -40,6 +41,7 @@ def check(url: str, bundle: Path, clip: Path, *, release: int) -> None:
     assert "affect_requests_total" in httpx.get(f"{url}/metrics").text
     paths = set(httpx.get(f"{url}/openapi.json").json()["paths"])
     assert {"/v1/emotion", "/v1/emotion:batch", "/v1/model"} <= paths
+    return answers
 
 
 def _answers(url: str, bundle: Path, clip: Path) -> dict[str, ClassAnswer]:

@@ -101,7 +101,7 @@ def _modules(folder: str) -> list[Path]:
     return sorted((REPOSITORY / folder).rglob("*.py"))
 
 
-def _imports(path: Path) -> Iterator[str]:
+def imports(path: Path) -> Iterator[str]:
     """Dotted names of what a module imports, inside functions too."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -128,7 +128,7 @@ def _component(path: Path) -> str:
 def _names(path: Path) -> set[str]:
     """Which modules of components a module imports."""
     found = set()
-    for name in _imports(path):
+    for name in imports(path):
         parts = name.split(".")
         if parts[0] == "components" and len(parts) > 1:
             found.add(parts[1])
@@ -157,14 +157,14 @@ def test_folders_keep_to_their_job(folder: str, forbidden: set[str]) -> None:
     for path in _modules(folder):
         if path.name == "cli.py":
             continue  # `affect bench` runs the benchmarks, which stand under tests.
-        used = {name.split(".")[0] for name in _imports(path)}
+        used = {name.split(".")[0] for name in imports(path)}
         assert not used & forbidden, f"{path} imports {used & forbidden}"
 
 
 def test_only_cluster_imports_ray_train_and_only_compute_starts_ray() -> None:
     for path in _modules("components") + _modules("flows") + _modules("serving"):
         if path.name != "cluster.py":
-            assert not {name for name in _imports(path) if name.startswith("ray.train")}, path
+            assert not {name for name in imports(path) if name.startswith("ray.train")}, path
         if path.name != "compute.py":
             assert "ray.init(" not in path.read_text(encoding="utf-8"), path
 
@@ -173,7 +173,7 @@ def test_training_core_needs_no_platform_package() -> None:
     for path in _modules("components"):
         if _component(path) not in TRAINING_CORE:
             continue
-        for name in _imports(path):
+        for name in imports(path):
             root = name.split(".")[0]
             if root == "components":
                 continue
