@@ -1,12 +1,13 @@
-# make demo   the whole platform on this machine: train, gate, serve, predict
-# make test   linters, types and the whole test suite
-# make bench  the quality benchmarks; needs minutes
-# make fuzz   ten thousand changed recordings and as many requests to the API; needs half an hour
+# make demo         the whole platform on this machine: train, gate, serve, predict
+# make test         linters, types and the whole test suite
+# make test-image   an image of the bento, built and tried where there is podman; needs minutes
+# make bench        the quality benchmarks; needs minutes
+# make fuzz         ten thousand changed recordings and as many requests to the API; needs half an hour
 SHELL := /bin/bash
 PYTHON ?= python3.11
 AFFECT := .venv/bin/affect
 
-.PHONY: demo test test-platform test-others lint bench fuzz install down
+.PHONY: demo test test-platform test-others test-image lint bench fuzz install down
 
 demo: install
 	$(AFFECT) up
@@ -22,7 +23,10 @@ test-platform: install
 	.venv/bin/pytest -m platform
 
 test-others: install
-	.venv/bin/pytest -m "not platform"
+	.venv/bin/pytest -m "not platform and not image"
+
+test-image: install
+	.venv/bin/pytest -m image
 
 lint: install
 	.venv/bin/ruff check .
