@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import io
 import os
 import subprocess
 import sys
@@ -17,13 +16,10 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
-import av
 import numpy as np
-from av.video.frame import PictureType
 
 from components import params
 from components.media import Limits, MediaError
@@ -31,6 +27,7 @@ from serving.app import Live
 from serving.decoding import Decoders
 from serving.runtime import Runtime
 from tests.bundles import requests, write_bundle
+from tests.codings import coded
 from tests.conftest import REPOSITORY
 from tests.endpoint import Endpoint, serve
 from tests.test_media import pcm
@@ -117,33 +114,7 @@ def _recordings() -> Iterator[bytes]:
     yield clip
     yield pcm(np.random.default_rng(0).integers(-9_000, 9_000, (8_000, 2)).astype(np.int16), 16_000)
     for kind in _KINDS:
-        yield _coded(clip, *kind)
-
-
-def _coded(clip: bytes, container: str, picture: str | None, sound: str) -> bytes:
-    """The first second of a clip in other codings."""
-    file = io.BytesIO()
-    with av.open(io.BytesIO(clip), "r") as given, av.open(file, "w", format=container) as made:
-        video = made.add_stream(picture, rate=25) if picture else None
-        assert isinstance(video, av.VideoStream | None)
-        audio = made.add_stream(sound, rate=48_000)
-        assert isinstance(audio, av.AudioStream)
-        if video:
-            video.width, video.height, video.pix_fmt = 160, 120, "yuv420p"
-        num_pictures = 0
-        for frame in given.decode(video=0, audio=0):
-            if isinstance(frame, av.AudioFrame) and (frame.time or 0) < 1:
-                frame.pts = None
-                made.mux(audio.encode(frame))
-            elif video and isinstance(frame, av.VideoFrame) and num_pictures < 25:
-                drawn = frame.reformat(width=160, height=120, format="yuv420p")
-                drawn.pict_type, drawn.time_base, drawn.pts = PictureType.NONE, Fraction(1, 25), num_pictures
-                num_pictures += 1
-                made.mux(video.encode(drawn))
-        made.mux(audio.encode(None))
-        if video:
-            made.mux(video.encode(None))
-    return file.getvalue()
+        yield coded(clip, *kind)
 
 
 def _changed(clean: list[bytes], random: np.random.Generator) -> bytes:
