@@ -51,7 +51,8 @@ def follow(source: Readable, *, sample_rate_hz: int, frame_rate_hz: float, limit
         MediaError: it is no recording, is broken, or passes a limit.
     """
     try:
-        container = open_container(source, formatprobesize=str(_FORMAT_BYTES))
+        # A browser's recording does not say its frame rate, and a demuxer would wait for two seconds to find it out.
+        container = open_container(source, formatprobesize=str(_FORMAT_BYTES), fpsprobesize="0")
     except DECODING_ERRORS as error:
         raise MediaError("not-media", f"{_NAME} is no recording: send WebM, WAV or Ogg from its beginning") from error
     try:

@@ -12,7 +12,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from components import bundle_files
-from components.media import decode, write_mp4
+from components.media import Limits, decode, write_mp4
+from components.media_live import follow
 from components.task import Kind
 from serving.app import Live
 from serving.keys import Keys, new_key, to_text
@@ -124,6 +125,39 @@ def test_a_camera_that_is_refused_is_told_where_it_is_seen(browser: Browser, url
         assert "allow it in the browser's address bar" in seen.problem()
         assert seen.page.evaluate(_IS_SEEN, "#problem")
         assert seen.page.is_visible("#record-video")
+
+
+_RECORDED: Final = """async () => {
+    const stream = await navigator.mediaDevices.getUserMedia({ audio: true, video: true });
+    const recorder = new MediaRecorder(stream);
+    const parts = [];
+    recorder.ondataavailable = ({ data }) => parts.push(data.arrayBuffer());
+    recorder.start(250);
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    const stopped = new Promise((resolve) => (recorder.onstop = resolve));
+    recorder.stop();
+    await stopped;
+    return (await Promise.all(parts)).map((part) => [...new Uint8Array(part)]);
+}"""
+
+
+def test_what_a_browser_streams_is_understood_from_its_first_parts_on(browser: Browser, url: str) -> None:
+    with visit(browser, url) as seen:
+        parts = [bytes(part) for part in seen.page.evaluate(_RECORDED)]
+    assert len(parts) > 3
+    given, waiting = 0, b""
+
+    class Camera:
+        def read(self, size: int) -> bytes:
+            nonlocal given, waiting
+            if not waiting and given < len(parts):
+                waiting, given = parts[given], given + 1
+            content, waiting = waiting[:size], waiting[size:]
+            return content
+
+    first = next(follow(Camera(), sample_rate_hz=16_000, frame_rate_hz=12.5, limits=Limits()))
+    assert first.has_video
+    assert given <= 2
 
 
 def test_recording_sound_alone_and_beginning_anew(browser: Browser, url: str) -> None:

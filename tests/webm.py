@@ -37,7 +37,8 @@ def chunks(source: bytes, *, duration_s: float = 5.0, has_video: bool = True) ->
     recording = media.decode(source, sample_rate_hz=_OPUS_HZ, frame_rate_hz=_FRAMES_HZ)
     assert recording.waveform_T is not None
     written = _Written()
-    options = {"live": "1", "cluster_time_limit": "100", "flush_packets": "1"}
+    # Each packet is written at once, as Chromium does.
+    options = {"live": "1", "cluster_time_limit": "1", "flush_packets": "1"}
     made = []
     with av.open(written, "w", format="webm", options=options) as container:
         audio = container.add_stream("libopus", rate=_OPUS_HZ, layout="mono")
