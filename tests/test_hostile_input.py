@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import psutil
@@ -41,11 +42,21 @@ def _is_served_afterwards(http: httpx.Client) -> Iterator[None]:
     assert http.post("/v1/emotion", json={"text": "we saw the door"}).status_code == 200
 
 
+def _within_a_second(http: httpx.Client, **request: Any) -> httpx.Response:
+    """The answer, which is there within a second; on a machine that does other things at least the next time."""
+    answers = []
+    for _ in range(3):
+        answers.append(http.post("/v1/emotion", **request))
+        if answers[-1].elapsed.total_seconds() < 1:
+            return answers[-1]
+    pytest.fail(f"{[answer.elapsed.total_seconds() for answer in answers]} s for an answer {answers[-1].status_code}")
+
+
 @pytest.mark.parametrize(("content", "code"), [each[1:] for each in RECORDINGS], ids=[each[0] for each in RECORDINGS])
 @pytest.mark.parametrize("field", ["audio", "video"])
 def test_a_recording(http: httpx.Client, field: str, content: bytes, code: str | None) -> None:
     """What is neither is refused under both names; what is one of them must not be taken for the other."""
-    answer = http.post("/v1/emotion", files={field: ("clip", content)})
+    answer = _within_a_second(http, files={field: ("clip", content)})
     assert answer.status_code < 500, answer.text
     if answer.status_code == 200:
         assert code is None
@@ -99,7 +110,7 @@ def test_all_of_them_leave_no_memory_and_no_descriptor_behind(http: httpx.Client
     ],
 )  # fmt: skip
 def test_a_body(http: httpx.Client, body: bytes, kind: str) -> None:
-    answer = http.post("/v1/emotion", content=body, headers={"content-type": kind})
+    answer = _within_a_second(http, content=body, headers={"content-type": kind})
     assert answer.status_code < 500, answer.text
     if answer.status_code != 200:
         assert answer.headers["content-type"] == "application/problem+json"
