@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import socket
+import threading
 import time
 import wave
 from collections.abc import Iterator
@@ -211,13 +212,54 @@ def test_a_stream_too_many_is_refused_and_its_place_is_free_again(endpoint: Endp
         assert isinstance(next(_events(again)), StreamEstimate)
 
 
+def test_a_stream_keeps_the_model_that_it_began_with(runtime: Runtime) -> None:
+    with serve(Endpoint(Live(runtime, release=3))) as running, _opened(running) as connection:
+        connection.send(json.dumps({"text": "we saw the door"}))
+        first = next(_events(connection))
+        running.live = Live(runtime, release=4)
+        connection.send(json.dumps({"text": "we saw the red door"}))
+        connection.send(json.dumps({"end": True}))
+        events = [first, *_events(connection)]
+        assert _single(running, text="we saw").model.release == 4
+    assert isinstance(events[-1], StreamFinal)
+    for event in events:
+        assert isinstance(event, StreamEstimate | StreamFinal)
+        assert event.answer.model.release == 3
+
+
+def test_the_end_of_a_stream_is_answered_also_where_newcomers_are_refused(runtime: Runtime) -> None:
+    refused, stop = threading.Event(), threading.Event()
+    with serve(Endpoint(Live(runtime)), max_clips=1) as busy, _opened(busy) as connection:
+
+        def ask() -> None:
+            with httpx.Client(base_url=busy.url, timeout=60.0) as client:
+                while not stop.is_set():
+                    if client.post("/v1/emotion", files={"video": _face()}).status_code == 429:
+                        refused.set()
+
+        callers = [threading.Thread(target=ask) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        try:
+            connection.send(json.dumps({"text": "we saw the door"}))
+            assert refused.wait(60)
+            connection.send(json.dumps({"end": True}))
+            *_, final = _events(connection)
+        finally:
+            stop.set()
+            for caller in callers:
+                caller.join()
+    assert isinstance(final, StreamFinal)
+
+
 def _decoding() -> set[int]:
     """The processes that decode streams, or wait for one."""
-    return {
-        child.pid
-        for child in psutil.Process().children()
-        if "serving.stream_worker" in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE
-    }
+    found = set()
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if "serving.stream_worker" in child.cmdline():
+                found.add(child.pid)
+    return found
 
 
 def _wait_for_processes(number: int) -> None:

@@ -23,10 +23,9 @@ export function cannotRecord() {
  * Start recording, with or without a picture.
  *
  * Returns {stream, modality, stop(), finished}; `finished` resolves to the recording as a Blob once it was stopped or
- * the device went away. `onChunk` gets each piece of the recording as it is made. Throws an Error with words for the
- * person when there is no device or no permission.
+ * the device went away. Throws an Error with words for the person when there is no device or no permission.
  */
-export async function startRecording(modality, { onChunk = null } = {}) {
+export async function startRecording(modality) {
   let stream;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ audio: true, video: modality === "video" && PICTURE });
@@ -38,9 +37,7 @@ export async function startRecording(modality, { onChunk = null } = {}) {
   const chunks = [];
   const finished = new Promise((resolve) => {
     recorder.addEventListener("dataavailable", ({ data }) => {
-      if (!data.size) return;
-      chunks.push(data);
-      onChunk?.(data);
+      if (data.size) chunks.push(data);
     });
     recorder.addEventListener("stop", () => {
       for (const track of stream.getTracks()) track.stop();
