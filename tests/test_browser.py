@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -235,6 +236,17 @@ def test_an_answer_fits_a_phone_and_can_be_read_by_everyone(
         seen.judge()
         for summary in seen.page.locator("summary").all():
             summary.click()
+        assert (seen.overflow(), seen.breaches()) == (0, [])
+
+
+def test_many_labels_with_long_names_fit_a_phone(browser: Browser, tmp_path: Path, face: Path) -> None:
+    names = ("happiness with excitement", "profound_disappointment", *(f"emotion {number}" for number in range(9)))
+    asked = replace(TASKS["multilabel"], labels=names)
+    runtime = Runtime(write_bundle(tmp_path / "bundle", seed=0, asked=asked), limits=LIMITS)
+    with serve(Endpoint(Live(runtime))) as running, visit(browser, running.url, size=PHONE, name="names") as seen:
+        seen.page.set_input_files("#file", face)
+        seen.page.fill("#words", WORDS)
+        seen.judge()
         assert (seen.overflow(), seen.breaches()) == (0, [])
 
 

@@ -36,7 +36,7 @@ function bars(found) {
   if (found.kind !== "values") rows.sort((one, other) => other.label.value - one.label.value);
   return make(
     "table",
-    { class: "bars" },
+    { class: `bars ${found.kind}` },
     make("caption", {}, CAPTIONS[found.kind](found)),
     make(
       "tbody",
@@ -55,7 +55,7 @@ function bars(found) {
           "tr",
           { class: label.present ? "present" : null },
           make("th", { scope: "row" }, label.name),
-          make("td", { class: "wide", "aria-hidden": "true" }, track),
+          make("td", { "aria-hidden": "true" }, track),
           make("td", { class: "number" }, found.text(label.value), says ? " " : "", says),
         );
       }),
