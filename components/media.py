@@ -53,8 +53,9 @@ _FORMATS: Final = (
 _EXACT_FORMATS: Final = frozenset({"mov", "mp4", "wav", "matroska", "webm", "avi", "flac"})
 _GIT_LFS_MARK: Final = b"version https://git-lfs"
 
-# What PyAV raises on broken content: its own errors, and plain ones from reading the header's fields.
-DECODING_ERRORS: Final = (av.error.FFmpegError, ValueError, OverflowError, ZeroDivisionError)
+# What PyAV raises on broken content: its own errors, and plain ones from reading the header's fields, or from a packet
+# of a stream that the header did not name.
+DECODING_ERRORS: Final = (av.error.FFmpegError, ValueError, OverflowError, ZeroDivisionError, IndexError)
 
 Stream = Literal["audio", "video"]
 

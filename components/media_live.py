@@ -77,7 +77,8 @@ def follow(source: Readable, *, sample_rate_hz: int, frame_rate_hz: float, limit
     except (MediaError, MemoryError):
         raise
     except DECODING_ERRORS as error:
-        raise MediaError("damaged", f"{_NAME} cannot be decoded ({error}): record it again") from error
+        hint = "record it again, as WebM, Ogg, WAV or fragmented MP4"
+        raise MediaError("damaged", f"{_NAME} cannot be decoded ({error}): {hint}") from error
     finally:
         container.close()
 

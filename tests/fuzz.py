@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import io
 import os
 import re
 import subprocess
@@ -23,7 +24,9 @@ from typing import Final
 import numpy as np
 
 from components import params
+from components.features.live import LiveFrames
 from components.media import Limits, MediaError
+from components.media_live import follow
 from serving.app import Live
 from serving.decoding import Decoders
 from serving.runtime import Runtime
@@ -32,6 +35,7 @@ from tests.codings import coded
 from tests.conftest import REPOSITORY
 from tests.endpoint import Endpoint, serve
 from tests.test_media import pcm
+from tests.webm import chunks
 
 # Container, coding of the picture, coding of the sound.
 _KINDS: Final = (
@@ -83,6 +87,34 @@ def fuzz_decoders(num_cases: int, *, seed: int, deaths: Path, tell: Callable[[st
             if number % 1000 == 0 or number == num_cases:
                 tell(f"{number} recordings: {dict(outcomes.most_common())}")
         assert len(pool.process_ids) == pool.num_workers
+    return outcomes
+
+
+def fuzz_streams(num_cases: int, *, seed: int) -> Counter[str]:
+    """Follow changed recordings as a stream's process does; how often each outcome came.
+
+    Everything but features or a problem that is the recording's is raised.
+    """
+    camera = requests()[1].video
+    assert camera is not None
+    clean = [*_recordings(), b"".join(chunks(camera, duration_s=2.0))]
+    outcomes: Counter[str] = Counter()
+    config = params.Features(max_duration_s=5.0)
+    for number in range(num_cases):
+        content = _changed(clean, np.random.default_rng([seed, number]))
+        live = LiveFrames(config)
+        source, rate_hz = io.BytesIO(content), config.audio.sample_rate_hz
+        try:
+            for fresh in follow(
+                source, sample_rate_hz=rate_hz, frame_rate_hz=config.video.frame_rate_hz, limits=_LIMITS
+            ):
+                live.hear(fresh.waveform_T)
+                live.see(fresh.frames_HW)
+            live.window()
+        except MediaError as error:
+            outcomes[error.code] += 1
+        else:
+            outcomes["features"] += 1
     return outcomes
 
 
@@ -151,6 +183,7 @@ def main() -> None:
     arguments = parser.parse_args()
     deaths = REPOSITORY / "build" / "fuzz"
     fuzz_decoders(arguments.cases, seed=arguments.seed, deaths=deaths)
+    print(f"as streams: {dict(fuzz_streams(arguments.cases // 4, seed=arguments.seed).most_common())}")
     with endpoint() as url:
         # For each route; the two that take a body are the ones of which so many different requests can be made.
         done = fuzz_api(url, -(-arguments.cases // 2), seed=arguments.seed)
