@@ -85,9 +85,15 @@ class Settings(BaseSettings):
     def ray_folder(self) -> Path:
         """Ray's temporary folder: below `home`, or below /tmp when that path is too long for a socket."""
         inside = self.home / "ray"
-        if len(str(inside)) <= _LONGEST_RAY_FOLDER:
-            return inside
-        return Path("/tmp") / f"affect-{hashlib.sha256(str(self.home).encode()).hexdigest()[:8]}"
+        return inside if len(str(inside)) <= _LONGEST_RAY_FOLDER else self._short_folder("ray")
+
+    @cached_property
+    def proxy_folder(self) -> Path:
+        """For the sockets of the proxy before the endpoint, whose names Ray makes long."""
+        return self._short_folder("proxy")
+
+    def _short_folder(self, name: str) -> Path:
+        return Path("/tmp") / f"affect-{hashlib.sha256(f'{self.home}/{name}'.encode()).hexdigest()[:8]}"
 
     def environment(self) -> dict[str, str]:
         """The variables that make a child process see these very settings."""

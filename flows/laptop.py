@@ -22,7 +22,7 @@ from components.settings import NODE_ENVIRONMENT, PROJECT_ROOT, Settings
 from components.storage import Storage
 from flows import processes
 from flows.promotion import restore
-from serving import keys, serve_proxy
+from serving import keys, serve_haproxy, serve_proxy
 
 _START_TIMEOUT_S = 120.0
 _OBJECT_STORE_BYTES = 300 * 1024 * 1024
@@ -67,7 +67,8 @@ def down(settings: Settings) -> int:
     A run that is cut off here is marked as crashed by the next `up`, like one whose machine lost its power.
     """
     count = processes.stop(settings)
-    shutil.rmtree(settings.ray_folder, ignore_errors=True)
+    for folder in (settings.ray_folder, settings.proxy_folder):
+        shutil.rmtree(folder, ignore_errors=True)
     return count
 
 
@@ -164,11 +165,12 @@ def _start_prefect(settings: Settings) -> None:
 
 
 def _start_ray(settings: Settings) -> None:
-    shutil.rmtree(settings.ray_folder, ignore_errors=True)
-    settings.ray_folder.mkdir(parents=True)
+    for folder in (settings.ray_folder, settings.proxy_folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, mode=0o700)
     # Those that the user chose are not bound yet, and must stay free.
     chosen = (settings.prefect_port, settings.ray_port, settings.dashboard_port, settings.serve_port)
-    free = [str(port) for port in processes.free_ports(5, settings.host, besides=chosen)]
+    free = [str(port) for port in processes.free_ports(6, settings.host, besides=chosen)]
     processes.start(
         "ray",
         [
@@ -185,7 +187,12 @@ def _start_ray(settings: Settings) -> None:
             *("--temp-dir", str(settings.ray_folder), "--disable-usage-stats"),
         ],
         settings,
-        {**client_environment(settings), **NODE_ENVIRONMENT, **serve_proxy.ENVIRONMENT},
+        {
+            **client_environment(settings),
+            **NODE_ENVIRONMENT,
+            **serve_proxy.ENVIRONMENT,
+            **serve_haproxy.environment(settings.proxy_folder, int(free[5])),
+        },
     )
 
 

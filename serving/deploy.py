@@ -67,6 +67,8 @@ def serve_config(bundle: str, release: int, *, here: Settings, num_replicas: int
                         # A killed replica is replaced that soon.
                         "health_check_period_s": 1.0,
                         "ray_actor_options": {"num_cpus": 0.5},
+                        # The app counts requests in `/metrics`: a line for each of them would cost as much again.
+                        "logging_config": {"enable_access_log": False},
                         "user_config": {"bundle": bundle, "release": release},
                     }
                 ],

@@ -20,10 +20,9 @@ import pytest
 
 from components.settings import Settings
 from flows.processes import free_ports
-from serving import serve_proxy
+from serving import serve_haproxy, serve_proxy
 from serving.deploy import DeployError, endpoint_status
 from serving.schema import ClassAnswer
-from tests.conftest import REPOSITORY
 
 PORTS = (
     "port",
@@ -36,6 +35,7 @@ PORTS = (
     "node-manager-port",
     "object-manager-port",
     "serve",
+    "fallback",
 )
 
 
@@ -45,10 +45,11 @@ def running_ray() -> Iterator[Settings]:
     # Ray puts sockets below its folder: pytest's own temporary folders are too deep for them.
     folder = Path(tempfile.mkdtemp(prefix="affect-", dir="/tmp"))
     ports = dict(zip(PORTS, free_ports(len(PORTS), "127.0.0.1"), strict=True))
-    serve_port = ports.pop("serve")
+    serve_port, fallback_port = ports.pop("serve"), ports.pop("fallback")
     command = [
         str(Path(sys.executable).with_name("ray")),
-        *("start", "--head", "--block", "--num-cpus=2", "--object-store-memory=104857600"),
+        *("start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=2"),
+        *("--object-store-memory=104857600",),
         *("--include-log-monitor=false", "--disable-usage-stats", f"--temp-dir={folder / 'ray'}"),
         *(f"--{name}={port}" for name, port in ports.items()),
     ]
@@ -59,7 +60,7 @@ def running_ray() -> Iterator[Settings]:
             stdout=output,
             stderr=output,
             start_new_session=True,
-            env={**os.environ, **serve_proxy.ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)},
+            env={**os.environ, **serve_proxy.ENVIRONMENT, **serve_haproxy.environment(folder, fallback_port)},
         )
     settings = Settings(
         home=folder / "home",
