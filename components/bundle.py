@@ -30,7 +30,6 @@ from components.bundle_files import (
     THRESHOLDS,
     TOKENIZER,
 )
-from components.datasets import synthetic
 from components.drift import DriftReference
 from components.features.text import unknown_id
 from components.golden import Golden, GoldenRequest
@@ -168,6 +167,9 @@ def _shares(core: Predictor, answers_NC: NDArray[np.float32]) -> NDArray[np.floa
 
 def main() -> None:
     """Write `build/bundle`."""
+    # Only who makes a bundle draws recordings, whose sounds need half of SciPy: a server must not wait for it.
+    from components.datasets import synthetic
+
     requests = tuple(
         GoldenRequest(request.name, request.audio, request.video, request.text)
         for request in synthetic.golden_requests()

@@ -20,7 +20,7 @@ from bentoml.models import BentoModel
 
 from components import settings
 from components.bundle_files import PROVENANCE, version_of
-from serving import keys
+from serving import keys, loading
 from serving.app import Live, create_app
 
 MODEL_NAME: Final = "crossmodal-affect"
@@ -64,11 +64,7 @@ class EmotionService:
         keys.require_for(command.params.get("host") or unsaid, settings.load())
 
     def __init__(self) -> None:
-        # PyTorch takes seconds to import, and who only stores a bundle does not need it.
-        from serving.runtime import Runtime
-
-        loaded = Runtime(Path(self.bundle.path))
-        loaded.warmup()
+        loaded = loading.load(Path(self.bundle.path))
         _slot.live = Live(loaded, release=int(self.bundle.info.labels.get("release", "0")))
 
 

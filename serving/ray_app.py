@@ -22,7 +22,7 @@ from ray import serve
 
 from components import settings
 from components.storage import Storage
-from serving import keys
+from serving import keys, loading
 from serving.app import Live, create_app
 
 if TYPE_CHECKING:
@@ -90,12 +90,7 @@ def load_runtime(bundle: str) -> Runtime:
         FileNotFoundError: there is no such bundle.
         BundleError: it is damaged, or answers them wrongly.
     """
-    # PyTorch takes seconds to import: a replica that serves nothing yet is up without it.
-    from serving.runtime import Runtime
-
-    loaded = Runtime(_fetch(bundle))
-    loaded.warmup()
-    return loaded
+    return loading.load(_fetch(bundle))
 
 
 def _fetch(bundle: str) -> Path:

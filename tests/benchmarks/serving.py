@@ -209,9 +209,7 @@ def _work_for(duration_s: float) -> float:
 
 def _cold_start_s(bundle: Path) -> float:
     """From the start of a process to a runtime that has answered its golden requests."""
-    code = (
-        "import sys; from pathlib import Path; from serving.runtime import Runtime; Runtime(Path(sys.argv[1])).warmup()"
-    )
+    code = "import sys; from pathlib import Path; from serving.loading import load; load(Path(sys.argv[1]))"
     begin_s = time.perf_counter()
     subprocess.run([sys.executable, "-c", code, str(bundle)], cwd=REPOSITORY, check=True)
     return time.perf_counter() - begin_s
