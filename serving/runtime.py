@@ -43,7 +43,7 @@ from serving.prediction import (
     RequestError,
     ValuePrediction,
 )
-from serving.rows import num_steps, rows_of
+from serving.rows import Rows, num_steps, rows_of
 
 SECOND_S: Final = 1.0
 # Clips of one forward; with their variants up to four times as many rows, of which the longest sets the memory.
@@ -57,6 +57,20 @@ class _Timed(Protocol):
     """A system that can tell what it makes of a clip's windows; of others there is no timeline."""
 
     def window_logits(self, output: object, *, window_s: float) -> tuple[Tensor, Tensor]: ...
+
+
+class _Judged(Protocol):
+    """What a system's `forward` gives, as far as it is of interest here."""
+
+    @property
+    def logits_BC(self) -> Tensor: ...
+
+
+@runtime_checkable
+class _Sharing(Protocol):
+    """A system that need not compute again what a clip and the clip less a modality have in common."""
+
+    def less(self, output: object, row_R: Tensor, present_RM: Tensor) -> _Judged: ...
 
 
 class Runtime:
@@ -172,21 +186,38 @@ class Runtime:
 
     def _forward(self, clips: Sequence[Prepared]) -> list[Prediction]:
         rows = rows_of([clip.features for clip in clips])
+        rows_BC, seconds_NKC = self._answers(clips, rows)
+        return [
+            self._prediction(clip, rows_BC, whole, without, self._timeline(clip.features, seconds_KC))
+            for clip, whole, without, seconds_KC in zip(clips, rows.whole_N, rows.without_N, seconds_NKC, strict=True)
+        ]
+
+    def _answers(self, clips: Sequence[Prepared], rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The answers for all rows, (B, C), and for each second of the whole clips, (N, K, C)."""
+        model, task = self._bundle.model, self._bundle.task
+        sharing = model if isinstance(model, _Sharing) else None
+        own = [row for row, source in enumerate(rows.from_B) if row == source or sharing is None]
+        rest = [row for row in range(len(rows.from_B)) if row not in own]
+        present_BM = torch.tensor(rows.present_BM)
+        with torch.inference_mode():
+            output = model(**self._inputs(clips, [rows.clip_B[row] for row in own], present_BM[own]))
+            logits_BC = output.logits_BC
+            if sharing is not None and rest:
+                from_R = torch.tensor([own.index(rows.from_B[row]) for row in rest])
+                less_RC = sharing.less(output, from_R, present_BM[rest]).logits_BC
+                logits_BC = torch.cat([logits_BC, less_RC])[torch.tensor([*own, *rest]).argsort()]
+            rows_BC = to_answers(logits_BC, task).numpy()
+            if not isinstance(model, _Timed):
+                return rows_BC, np.zeros((len(clips), 0, rows_BC.shape[1]), dtype=np.float32)
+            logits_BKC, _ = model.window_logits(output, window_s=SECOND_S)
+            logits_NKC = logits_BKC[[own.index(whole) for whole in rows.whole_N]]
+            return rows_BC, to_answers(logits_NKC.flatten(0, 1), task).reshape(logits_NKC.shape).numpy()
+
+    def _inputs(self, clips: Sequence[Prepared], clip_B: Sequence[int], present_BM: Tensor) -> dict[str, Tensor]:
         names = [str(number) for number in range(len(clips))]
         unlabelled_NC = np.full((len(clips), len(self._bundle.labels)), np.nan, np.float32)
-        batch = collate(LoadedClips([clip.features for clip in clips], names, names, unlabelled_NC), rows.clip_B)
-        model, task = self._bundle.model, self._bundle.task
-        with torch.inference_mode():
-            output = model(**batch.keep(torch.tensor(rows.present_BM)).inputs())
-            rows_BC = to_answers(output.logits_BC, task).numpy()
-            seconds_BKC = np.zeros((len(rows_BC), 0, rows_BC.shape[1]), dtype=np.float32)
-            if isinstance(model, _Timed):
-                logits_BKC, _ = model.window_logits(output, window_s=SECOND_S)
-                seconds_BKC = to_answers(logits_BKC.flatten(0, 1), task).reshape(logits_BKC.shape).numpy()
-        return [
-            self._prediction(clip, rows_BC, whole, without, self._timeline(clip.features, seconds_BKC[whole]))
-            for clip, whole, without in zip(clips, rows.whole_N, rows.without_N, strict=True)
-        ]
+        batch = collate(LoadedClips([clip.features for clip in clips], names, names, unlabelled_NC), clip_B)
+        return batch.keep(present_BM).inputs()
 
     def _described(self, content: bytes) -> Prepared:
         """What the model sees of a clip that its caller described (`serving.feature_file`).

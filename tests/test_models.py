@@ -105,6 +105,23 @@ def test_without_audio_the_time_base_has_the_length_of_the_video(model: Trimodal
     assert steps_B.tolist() == (2 * batch.video_lengths_B).tolist()
 
 
+@pytest.mark.parametrize("kept", SUBSETS)
+def test_less_a_modality_it_says_what_it_says_to_a_clip_without(
+    model: TrimodalModel, batch: Batch, kept: tuple[Modality, ...]
+) -> None:
+    """For all that leaves the clip its time base."""
+    here = batch.without([modality for modality in MODALITIES if modality not in kept])
+    whole, num_clips = _run(model, here), len(batch.index_B)
+    for dropped in kept[1:]:
+        left_BM = here.without([dropped]).present_BM()
+        with torch.inference_mode():
+            found = model.less(whole, torch.arange(num_clips), left_BM)
+            windows_BKC, _ = model.window_logits(found, window_s=0.2)
+        expected = _run(model, here.without([dropped]))
+        assert torch.allclose(found.logits_BC, expected.logits_BC, atol=1e-6)
+        assert torch.allclose(windows_BKC, model.window_logits(expected, window_s=0.2)[0], atol=1e-5)
+
+
 def test_windows_cover_the_clip_and_one_window_is_the_whole(model: TrimodalModel, batch: Batch) -> None:
     output = _run(model, batch)
     with torch.inference_mode():

@@ -102,6 +102,7 @@ class TrimodalOutput:
         video_BVD, words_BWD: each modality's own encoding, before the fusion.
         frames: the normalised audio and video frames with the steps that were seen, which the summary is made of.
         word_shares_BU: how much of what is said each word is; no words without a linear part.
+        views: (B, A, D) what each modality says on the audio time base, before they are weighed against each other.
     """
 
     logits_BC: Tensor
@@ -114,6 +115,7 @@ class TrimodalOutput:
     words_BWD: Tensor
     frames: tuple[MaskedFrames, MaskedFrames]
     word_shares_BU: Tensor
+    views: tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -257,27 +259,71 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         anchor_BAD = self.audio_encoder(anchor_BAD, None, step_mask_BA)
         video_BVD = self.video_projection(video_BVF, video_mask_BV)
         video_BVD = video_BVD + positions(video_BTF.shape[1], config.width, video_stride, device)
-        video_BVD = self.video_encoder(video_BVD, None, video_mask_BV)
+        no_video, no_words = self._is_nowhere(video_mask_BV), self._is_nowhere(word_mask_BW)
+        video_BVD = video_BVD if no_video else self.video_encoder(video_BVD, None, video_mask_BV)
         words_BWD = self.word_embedding(word_ids_BT) * config.width**0.5
         words_BWD = self.word_dropout(words_BWD) + positions(word_ids_BT.shape[1], config.width, 1.0, device)
-        words_BWD = self.word_encoder(words_BWD, None, word_mask_BW)
+        words_BWD = words_BWD if no_words else self.word_encoder(words_BWD, None, word_mask_BW)
 
-        present_BM = torch.stack([audio_lengths_B, video_lengths_B, word_lengths_B], dim=1) > 0
-        weight_BM = present_BM * torch.tensor(config.modality_weights, device=device)
-        weight_BM = weight_BM / weight_BM.sum(dim=1, keepdim=True).clamp(min=1e-9)
+        nothing_BAD = torch.zeros_like(anchor_BAD)
         views = (
             anchor_BAD,
-            self.video_to_audio(anchor_BAD, video_BVD, video_mask_BV),
-            self.words_to_audio(anchor_BAD, words_BWD, word_mask_BW),
+            nothing_BAD if no_video else self.video_to_audio(anchor_BAD, video_BVD, video_mask_BV),
+            nothing_BAD if no_words else self.words_to_audio(anchor_BAD, words_BWD, word_mask_BW),
         )
+        word_shares_BU = word_ids_BT.new_zeros(len(word_ids_BT), 0, dtype=torch.float32)
+        if self.summary_head is not None:
+            word_shares_BU = self.summary_head.word_shares(word_ids_BT, word_mask_BW)
+        present_BM = torch.stack([audio_lengths_B, video_lengths_B, word_lengths_B], dim=1) > 0
+        return self._weighed(views, present_BM, step_mask_BA, frames, word_shares_BU, video_BVD, words_BWD)
+
+    def less(self, output: TrimodalOutput, row_R: Tensor, present_RM: Tensor) -> TrimodalOutput:
+        """What `forward` gives for some of its clips without some of their modalities, from what it has computed.
+
+        The modality that gives a clip its time base, which is the first that it has, must stay: the others look at it.
+
+        Args:
+            row_R: of the clip that each row of the result is made from.
+            present_RM: bool, which of audio, video and text are left of it.
+        """
+        (audio, video), shares_BU = output.frames, output.word_shares_BU
+        frames = [
+            MaskedFrames(each.x_BTF[row_R], each.seen_BT[row_R] & present_RM[:, m, None])
+            for m, each in enumerate((audio, video))
+        ]
+        anchor_BAD, of_video_BAD, of_words_BAD = output.views
+        return self._weighed(
+            (anchor_BAD[row_R], of_video_BAD[row_R], of_words_BAD[row_R]),
+            present_RM,
+            output.step_mask_BA[row_R],
+            (frames[0], frames[1]),
+            shares_BU[row_R] * present_RM[:, 2, None],
+            output.video_BVD[row_R],
+            output.words_BWD[row_R],
+        )
+
+    def _is_nowhere(self, mask_BT: Tensor) -> bool:
+        """Whether no clip has a modality: what is made of it weighs nothing. In training it is made all the same."""
+        return not self.training and not bool(mask_BT.any())
+
+    def _weighed(
+        self,
+        views: tuple[Tensor, Tensor, Tensor],
+        present_BM: Tensor,
+        step_mask_BA: Tensor,
+        frames: tuple[MaskedFrames, MaskedFrames],
+        word_shares_BU: Tensor,
+        video_BVD: Tensor,
+        words_BWD: Tensor,
+    ) -> TrimodalOutput:
+        """The views of the modalities that are there in one sequence, and what both parts make of the clip."""
+        weight_BM = present_BM * torch.tensor(self.config.modality_weights, device=present_BM.device)
+        weight_BM = weight_BM / weight_BM.sum(dim=1, keepdim=True).clamp(min=1e-9)
         weighted = [view_BAD * weight_BM[:, m, None, None] for m, view_BAD in enumerate(views)]
         fused_BAD = weighted[0] + weighted[1] + weighted[2]
         pooled_BD = statistics_pooling(fused_BAD, step_mask_BA)
         sequence_BC = self._judged(pooled_BD)
-        word_shares_BU, linear_BC = word_ids_BT.new_zeros(len(word_ids_BT), 0, dtype=torch.float32), 0 * sequence_BC
-        if self.summary_head is not None:
-            word_shares_BU = self.summary_head.word_shares(word_ids_BT, word_mask_BW)
-            linear_BC = self.summary_head(frames, word_shares_BU)
+        linear_BC = 0 * sequence_BC if self.summary_head is None else self.summary_head(frames, word_shares_BU)
         return TrimodalOutput(
             logits_BC=linear_BC + sequence_BC,
             linear_BC=linear_BC,
@@ -289,6 +335,7 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
             words_BWD=words_BWD,
             frames=frames,
             word_shares_BU=word_shares_BU,
+            views=views,
         )
 
     @property
