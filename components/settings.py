@@ -47,6 +47,14 @@ class Settings(BaseSettings):
     ray_port: int = Field(default=6379, ge=1, le=65535)
     dashboard_port: int = Field(default=8265, ge=1, le=65535)
     serve_port: int = Field(default=8000, ge=1, le=65535)
+    rayservice: str = Field(
+        default="",
+        pattern="^([a-z0-9-]+/[a-z0-9-]+)?$",
+        description="NAMESPACE/NAME of the RayService that is the endpoint; empty: the one on this machine.",
+    )
+    endpoint_address: str = Field(
+        default="", pattern="^(https?://[^/]+)?$", description="URL of that endpoint; empty: this machine's."
+    )
     api_keys: str = Field(
         default="", repr=False, description="The endpoint's keys, one a line: NAME SHA256 PER_MINUTE."
     )
@@ -79,7 +87,7 @@ class Settings(BaseSettings):
 
     @property
     def endpoint_url(self) -> str:
-        return f"http://{self.host}:{self.serve_port}"
+        return self.endpoint_address or f"http://{self.host}:{self.serve_port}"
 
     @cached_property
     def ray_folder(self) -> Path:

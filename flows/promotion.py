@@ -62,7 +62,7 @@ def promote(workspace: Workspace, champion: Champion | None, verdict: Verdict, s
     candidate = _describe(workspace, bundle, verdict, settings)
     before = champion.release.number if champion else 0
     try:
-        deploy(registry.bundle_uri(bundle), before + 1, here=settings)
+        _serve(registry.bundle_uri(bundle), before + 1, settings)
         return registry.append(candidate, after=before)
     except BaseException:
         get_run_logger().error("the promotion failed: putting back what the release log names")
@@ -74,7 +74,18 @@ def restore(settings: Settings) -> None:
     """Make the endpoint serve what the release log says: its last release, or nothing before the first."""
     registry = _registry(settings)
     live = registry.champion()
-    deploy(registry.bundle_uri(live.bundle) if live else "", live.number if live else 0, here=settings)
+    _serve(registry.bundle_uri(live.bundle) if live else "", live.number if live else 0, settings)
+
+
+def _serve(bundle: str, release: int, settings: Settings) -> None:
+    """Have the endpoint serve a bundle, wherever it runs."""
+    if settings.rayservice:
+        # The client of Kubernetes takes a second to import.
+        from flows import rayservice
+
+        rayservice.deploy(bundle, release, here=settings)
+    else:
+        deploy(bundle, release, here=settings)
 
 
 def code_commit(settings: Settings) -> str:

@@ -153,15 +153,19 @@ def _wait(client: httpx.Client, here: Settings, bundle: str, release: int, deadl
             raise DeployError(f"release {release} is not served: Ray Serve says {status}: {reasons}")
         last = f"Ray Serve says {status} {reasons}".strip()
         if status == "RUNNING":
-            settled, card = _ask(client, here, bundle, release)
+            settled, card = ask(client, here, bundle, release)
             if settled:
                 return card
         time.sleep(_POLL_S)
     raise DeployError(f"release {release} is not served after {deadline_s:.0f} s: {last}; see the Ray dashboard")
 
 
-def _ask(client: httpx.Client, here: Settings, bundle: str, release: int) -> tuple[bool, ModelCard | None]:
-    """Whether the endpoint serves what it was told to, and the card of its model."""
+def ask(client: httpx.Client, here: Settings, bundle: str, release: int) -> tuple[bool, ModelCard | None]:
+    """Whether the replica that answers serves what it was told to, and the card of its model.
+
+    Raises:
+        DeployError: it refused the bundle, or the key that it was asked with.
+    """
     try:
         key = keys.own_key(here, here.endpoint_url)
         answer = client.get(f"{here.endpoint_url}/v1/model", headers=keys.bearer(key))

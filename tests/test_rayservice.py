@@ -1,0 +1,215 @@
+"""Swapping the model of a RayService, against a stand-in of the Kubernetes API and of two replicas, over real HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.settings import Settings
+from flows import rayservice
+from serving import examples
+from serving.deploy import DeployError
+from serving.problems import problem
+from tests.conftest import REPOSITORY
+from tests.infra import INFRA
+from tests.kubernetes_api import KubernetesApi, running
+
+NAME = ("rayservices", "affect", "endpoint")
+
+
+class Replicas:
+    """Two replicas behind one service, which takes turns: what each serves, and which bundle they refuse."""
+
+    def __init__(self) -> None:
+        self.served: list[tuple[str, int]] = [("", 0), ("", 0)]
+        self.refuses = ""
+        self._refused = ""
+        self._turn = itertools.cycle([0, 1])
+
+    def reconfigure(self, bundle: str, release: int, *, num_replicas: int = 2) -> None:
+        """What the first replicas do with a user_config."""
+        if bundle and bundle == self.refuses:
+            self._refused = f"release {release}: bundle {bundle} cannot be served: it is damaged"
+            return
+        self._refused = ""
+        self.served[:num_replicas] = [(bundle, release)] * num_replicas
+
+    def answer(self) -> tuple[int, str, str]:
+        bundle, release = self.served[next(self._turn)]
+        if not bundle:
+            document = problem("no-model", "nothing yet", request_id="r").model_dump_json()
+            return 503, "application/problem+json", document
+        card = {**examples.MODEL, "release": release, "refused": self._refused or None}
+        return 200, "application/json", json.dumps(card)
+
+
+@contextlib.contextmanager
+def _service(replicas: Replicas) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            status, media_type, text = replicas.answer()
+            self.send_response(status)
+            self.send_header("Content-Type", media_type)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class World:
+    """A cluster with the RayService of infra/base, whose operator hands each new configuration to the replicas."""
+
+    def __init__(self, api: KubernetesApi, replicas: Replicas, here: Settings) -> None:
+        self.api, self.replicas, self.here = api, replicas, here
+        self.reached = 2
+        self.status = "RUNNING"
+        self._applied = ""
+        [service, *_] = yaml.safe_load_all((INFRA / "base" / "endpoint.yaml").read_text(encoding="utf-8"))
+        service["metadata"]["namespace"] = "affect"
+        api.put("rayservices", service)
+        api.operator = self._operate
+
+    @property
+    def service(self) -> dict[str, Any]:
+        return self.api.objects[NAME]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        found: dict[str, Any] = yaml.safe_load(self.service["spec"]["serveConfigV2"])
+        return found
+
+    @property
+    def user_config(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.config["applications"][0]["deployments"][0]["user_config"]
+        return found
+
+    def deploy(self, bundle: str, release: int, *, deadline_s: float = 60.0) -> int | None:
+        card = rayservice.deploy(bundle, release, here=self.here, cluster=self.api.cluster, deadline_s=deadline_s)
+        return card.release if card else None
+
+    def _operate(self, api: KubernetesApi) -> None:
+        text = api.objects[NAME]["spec"]["serveConfigV2"] if NAME in api.objects else self._applied
+        if text != self._applied:
+            self._applied = text
+            self.replicas.reconfigure(**self.user_config, num_replicas=self.reached)
+        application = {"status": self.status, "serveDeploymentStatuses": {"endpoint": {"message": "no node is left"}}}
+        if NAME in api.objects:
+            status = {"activeServiceStatus": {"applicationStatuses": {"affect": application}}}
+            api.objects[NAME]["status"] = status
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    replicas = Replicas()
+    with running() as api, _service(replicas) as url:
+        yield World(api, replicas, Settings(home=tmp_path, rayservice="affect/endpoint", endpoint_address=url))
+
+
+def test_a_release_changes_bundle_and_release_and_nothing_else(world: World) -> None:
+    before = world.config
+    assert world.deploy("s3://affect/platform/bundles/a", 1) == 1
+    assert world.user_config == {"bundle": "s3://affect/platform/bundles/a", "release": 1}
+    after = world.config
+    after["applications"][0]["deployments"][0]["user_config"] = {"bundle": "", "release": 0}
+    assert after == before
+    # In place: nothing of the cluster has changed.
+    assert world.service["metadata"]["generation"] == 2
+    assert world.deploy("", 0) is None
+
+
+def test_it_is_not_done_before_every_replica_answers_with_the_new_model(world: World) -> None:
+    assert world.deploy("a", 1) == 1
+    world.reached = 1
+    with pytest.raises(DeployError, match="release 2 is not served in time"):
+        world.deploy("b", 2, deadline_s=3)
+    assert world.user_config == {"bundle": "a", "release": 1}
+
+
+def test_a_refused_bundle_is_told_and_the_former_one_put_back(world: World) -> None:
+    assert world.deploy("a", 1) == 1
+    world.replicas.refuses = "b"
+    with pytest.raises(DeployError, match="bundle b cannot be served: it is damaged"):
+        world.deploy("b", 2)
+    assert world.user_config == {"bundle": "a", "release": 1}
+
+
+def test_somebody_elses_change_at_the_same_time_is_kept(world: World) -> None:
+    operate = world.api.operator
+
+    def change_once(api: KubernetesApi) -> None:
+        if len(api.asked) == 2:
+            # Between what was read and what is written.
+            text = api.objects[NAME]["spec"]["serveConfigV2"].replace("num_replicas: 2", "num_replicas: 3")
+            api.objects[NAME]["spec"]["serveConfigV2"] = text
+            api.objects[NAME]["metadata"]["resourceVersion"] = "7"
+        operate(api)
+
+    world.api.operator = change_once
+    assert world.deploy("a", 1) == 1
+    assert world.config["applications"][0]["deployments"][0]["num_replicas"] == 3
+    assert [each.split()[0] for each in world.api.asked[:4]] == ["GET", "PATCH", "GET", "PATCH"]
+
+
+def test_an_api_that_fails_for_a_while_is_asked_again(world: World) -> None:
+    world.api.failures = [500, 0, 503, 429]
+    assert world.deploy("a", 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("failures", "said"), [([403] * 2, "403"), ([500] * 99, "500"), ([0] * 99, "the Kubernetes API does not answer")]
+)
+def test_an_api_that_does_not_help_is_told(world: World, failures: list[int], said: str) -> None:
+    world.api.failures = failures
+    with pytest.raises(DeployError, match=f"release 1 is not served: rayservices affect/endpoint: .*{said}"):
+        world.deploy("a", 1, deadline_s=2)
+
+
+def test_a_rayservice_that_is_not_there_is_told(world: World) -> None:
+    world.api.objects.clear()
+    with pytest.raises(DeployError, match=r'rayservices\.ray\.io "endpoint" not found'):
+        world.deploy("a", 1)
+
+
+def test_what_ray_serve_says_is_in_the_message(world: World) -> None:
+    world.reached, world.status = 0, "DEPLOYING"
+    with pytest.raises(
+        DeployError, match="Ray Serve says DEPLOYING no node is left; see `kubectl describe rayservice`"
+    ):
+        world.deploy("a", 1, deadline_s=2)
+
+
+def test_a_promotion_goes_there_where_a_rayservice_is_named(world: World, tmp_path: Path) -> None:
+    """In a process of its own, which finds the cluster as a pod or an operator's shell does."""
+    assert world.deploy("a", 1) == 1
+    config = world.api.cluster.cluster_config
+    assert config is not None
+    (tmp_path / "kubeconfig").write_text(json.dumps(config.config), encoding="utf-8")
+    environment = {**os.environ, **world.here.environment(), "KUBECONFIG": str(tmp_path / "kubeconfig")}
+    # The release log is empty: nothing is what should be served.
+    code = "from components.settings import load; from flows.promotion import restore; restore(load())"
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=REPOSITORY, check=True)
+    assert world.user_config == {"bundle": "", "release": 0}
+    assert world.replicas.served == [("", 0), ("", 0)]
