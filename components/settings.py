@@ -37,6 +37,9 @@ class Settings(BaseSettings):
         default=PROJECT_ROOT / ".affect",
         description="Folder of all local state: deleting it is a clean start.",
     )
+    scratch: Path = Field(
+        default=Path(), description="Folder for Ray's sockets and logs, where several machines share `home`."
+    )
     storage_url: str = Field(
         default="",
         description="Where bundles, checkpoints and the release log are kept: a folder or s3://bucket/prefix.",
@@ -47,6 +50,12 @@ class Settings(BaseSettings):
     ray_port: int = Field(default=6379, ge=1, le=65535)
     dashboard_port: int = Field(default=8265, ge=1, le=65535)
     serve_port: int = Field(default=8000, ge=1, le=65535)
+    rayjob: str = Field(
+        default="",
+        pattern="^([a-z0-9-]+/[a-z0-9-]+)?$",
+        description="NAMESPACE/NAME of the RayJob after which a training gets a cluster; empty: this machine trains.",
+    )
+    ray_token_file: Path = Field(default=Path(), description="File of the token that such a cluster asks for.")
     rayservice: str = Field(
         default="",
         pattern="^([a-z0-9-]+/[a-z0-9-]+)?$",
@@ -91,8 +100,8 @@ class Settings(BaseSettings):
 
     @cached_property
     def ray_folder(self) -> Path:
-        """Ray's temporary folder: below `home`, or below /tmp when that path is too long for a socket."""
-        inside = self.home / "ray"
+        """Ray's temporary folder: below `scratch` or `home`, or below /tmp when that is too long for a socket."""
+        inside = (self.home if self.scratch == Path() else self.scratch) / "ray"
         return inside if len(str(inside)) <= _LONGEST_RAY_FOLDER else self._short_folder("ray")
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Callable, Coroutine
@@ -53,6 +54,24 @@ class CustomObject:
             RequestRefused: it may not be read, or nobody answered.
         """
         return self._ask(custom_objects.get_namespaced_custom_object.fn, deadline, name=self._name)
+
+    def create(self, manifest: dict[str, Any], deadline: float) -> dict[str, Any]:
+        """Make the object.
+
+        Raises:
+            Conflict: it is there already, by a former request that seemed to fail, too.
+            RequestRefused: it may not be made so, or nobody answered.
+        """
+        return self._ask(custom_objects.create_namespaced_custom_object.fn, deadline, body=manifest)
+
+    def delete(self, deadline: float) -> None:
+        """Have the object deleted, and all that belongs to it; nothing happens when there is none.
+
+        Raises:
+            RequestRefused: it may not be deleted, or nobody answered.
+        """
+        with contextlib.suppress(Missing):
+            self._ask(custom_objects.delete_namespaced_custom_object.fn, deadline, name=self._name)
 
     def change(self, patch: dict[str, Any], deadline: float) -> dict[str, Any]:
         """Merge a patch into the object; with a `resourceVersion` only where it is still that.

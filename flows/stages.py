@@ -21,6 +21,9 @@ from flows import processes
 
 STAGES = ("params", "ingest", "features", "pretrain", "finetune", "evaluate", "bundle")
 
+# What a cluster of GPUs is started for, where the settings name one.
+ON_A_CLUSTER = ("pretrain", "finetune")
+
 Outcome = Literal["ran", "restored", "unchanged"]
 
 # Name of the artifacts by which whoever watches a run learns how far a stage is.
@@ -51,7 +54,10 @@ def run_stage(stage: str, folder: Path, settings: Settings) -> StageResult:
         StageFailed: the stage ended with an error.
     """
     started = time.monotonic()
-    lines = _follow([sys.executable, "-m", "dvc", "repro", "--single-item", stage], stage, folder, settings)
+    if settings.rayjob and stage in ON_A_CLUSTER and not _is_up_to_date(stage, folder, settings):
+        lines = _follow_on_cluster(stage, folder, settings)
+    else:
+        lines = _follow([sys.executable, "-m", "dvc", "repro", "--single-item", stage], stage, folder, settings)
     outcome: Outcome = "ran"
     if any("didn't change, skipping" in line for line in lines):
         outcome = "unchanged"
@@ -93,6 +99,28 @@ def _follow(command: list[str], stage: str, folder: Path, settings: Settings) ->
     if status != 0:
         raise StageFailed(f"{stage}: {reason_of(lines, status)}")
     return lines
+
+
+def _follow_on_cluster(stage: str, folder: Path, settings: Settings) -> list[str]:
+    # The client of Kubernetes takes a second to import.
+    from flows import rayjob
+
+    logger, reporter = get_run_logger(), ProgressReporter(stage)
+    try:
+        lines, status = rayjob.run(
+            stage, folder=folder, settings=settings, on_line=logger.info, on_progress=reporter.report
+        )
+    except rayjob.NoCluster as error:
+        raise StageFailed(f"{stage}: {error}") from error
+    if status != 0:
+        raise StageFailed(f"{stage}: {reason_of(lines, status)}")
+    return lines
+
+
+def _is_up_to_date(stage: str, folder: Path, settings: Settings) -> bool:
+    """Whether DVC would skip a stage, for which no cluster is to be started."""
+    asked = [sys.executable, "-m", "dvc", "status", "--quiet", stage]
+    return subprocess.run(asked, cwd=folder, env=stage_environment(settings), check=False).returncode == 0
 
 
 def read_lines(

@@ -28,6 +28,7 @@ class KubernetesApi:
     Attributes:
         objects: by plural, namespace and name.
         failures: what the next requests are answered with, in order: a status, or 0 for a connection that breaks.
+        lost_answers: methods of which the next request is done, and then answered with a 500.
         operator: changes the objects as an operator would; called before each request is answered.
         asked: method and path of every request.
     """
@@ -35,6 +36,7 @@ class KubernetesApi:
     url: str = ""
     objects: dict[tuple[str, str, str], Object] = field(default_factory=dict)
     failures: list[int] = field(default_factory=list)
+    lost_answers: list[str] = field(default_factory=list)
     operator: Callable[[KubernetesApi], None] = lambda _: None
     asked: list[str] = field(default_factory=list)
 
@@ -69,7 +71,7 @@ def running() -> Iterator[KubernetesApi]:
         def do_GET(self) -> None:
             self.answer(api, lock)
 
-        do_PATCH = do_GET
+        do_PATCH = do_POST = do_DELETE = do_GET
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     api.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -102,6 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
                 status, document = _refusal(failure, "the server is not able to handle the request")
             else:
                 status, document = _answer(api, self.command, self.path, self.headers.get("Content-Type", ""), body)
+                if self.command in api.lost_answers:
+                    api.lost_answers.remove(self.command)
+                    status, document = _refusal(500, "the connection to the database was lost")
         content = json.dumps(document).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -111,13 +116,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _answer(api: KubernetesApi, method: str, path: str, content_type: str, body: bytes) -> tuple[int, Object]:
-    parts = path.split("/")
+    parts = path.split("?")[0].split("/")
+    if method == "POST" and len(parts) == 7:
+        return _create(api, parts[6], parts[5], json.loads(body))
     if len(parts) != 8 or parts[1:5] != ["apis", "ray.io", "v1", "namespaces"]:
         return _refusal(404, "the server could not find the requested resource")
     namespace, plural, name = parts[5:]
     present = api.objects.get((plural, namespace, name))
     if present is None:
         return _refusal(404, f'{plural}.ray.io "{name}" not found')
+    if method == "DELETE":
+        return 200, api.objects.pop((plural, namespace, name))
     if method == "PATCH":
         if content_type != "application/merge-patch+json":
             return _refusal(415, f"the body of the request was in an unknown format: {content_type}")
@@ -131,6 +140,13 @@ def _answer(api: KubernetesApi, method: str, path: str, content_type: str, body:
         metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 1)
         metadata["generation"] += present["spec"] != before
     return 200, present
+
+
+def _create(api: KubernetesApi, plural: str, namespace: str, manifest: Object) -> tuple[int, Object]:
+    name = manifest["metadata"]["name"]
+    if (plural, namespace, name) in api.objects:
+        return _refusal(409, f'{plural}.ray.io "{name}" already exists')
+    return 201, api.put(plural, manifest)
 
 
 def _merge(value: Object, patch: Object) -> None:

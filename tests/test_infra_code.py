@@ -109,6 +109,8 @@ found, kubernetes = get_current_settings(), KubernetesSettings()
 database, web = found.server.database, found.worker.webserver
 print(json.dumps({
     "store": [filesystem.s3.meta.endpoint_url, path],
+    "ray": str(settings.load().ray_folder),
+    "endpoint": settings.load().endpoint_url,
     "api": found.api.url,
     "database": [database.driver, database.host, database.port, database.name, database.user],
     "ui": [found.server.ui.api_url, found.server.ui.static_directory],
@@ -137,6 +139,8 @@ def test_prefect_and_the_store_take_their_variables() -> None:
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout) == {
         "store": ["http://minio:9000", "affect/platform/releases"],
+        "ray": "/tmp/affect/ray",
+        "endpoint": "http://endpoint-serve-svc:8000",
         "api": "http://prefect-server:4200/api",
         "database": ["postgresql+asyncpg", "postgres", 5432, "prefect", "prefect"],
         "ui": ["/api", "/tmp/ui"],
