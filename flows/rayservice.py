@@ -22,15 +22,15 @@ from serving.schema import ModelCard
 
 _POLL_S: Final = 1.0
 # KubeRay brings its status up to date now and then: a failure that it tells of may be that of the former configuration.
-_FAILED_FOR_S: Final = 30.0
+_FAILED_LOOKS: Final = 30
 # The service chooses a replica by chance: of two, one that has the old model is missed once in four thousand times.
 _ANSWERS_A_REPLICA: Final = 6
 
 
 class _Served(NamedTuple):
-    """What a serveConfigV2 says is served, and by how many replicas."""
+    """What a RayService is told to serve, and by how many replicas."""
 
-    config: str
+    user_config: UserConfig
     num_replicas: int
 
 
@@ -41,6 +41,7 @@ def deploy(
     here: Settings,
     cluster: KubernetesCredentials | None = None,
     deadline_s: float = 900.0,
+    poll_s: float = _POLL_S,
 ) -> ModelCard | None:
     """Serve `bundle` as `release` and wait until every replica answers with it; the card of what is now served.
 
@@ -53,27 +54,30 @@ def deploy(
     namespace, _, name = here.rayservice.partition("/")
     service = CustomObject(cluster or KubernetesCredentials(), "rayservices", namespace, name)
     deadline = time.monotonic() + deadline_s
-    before = _change(service, bundle, release, deadline)
+    wanted = UserConfig(bundle=bundle, release=release)
+    before = _change(service, wanted, deadline, poll_s)
     try:
-        return _wait(service, here, bundle, release, before.num_replicas, deadline)
+        return _wait(service, here, _Served(wanted, before.num_replicas), deadline, poll_s)
     except DeployError:
         # Whether or not this succeeds, the first failure is the one to tell.
         with contextlib.suppress(DeployError):
-            former = _user_config(yaml.safe_load(before.config))
-            _change(service, former.bundle, former.release, time.monotonic() + deadline_s)
+            _change(service, before.user_config, time.monotonic() + deadline_s, poll_s)
         raise
 
 
-def _change(service: CustomObject, bundle: str, release: int, deadline: float) -> _Served:
-    """Write bundle and release into the RayService; what was there before."""
+def _change(service: CustomObject, wanted: UserConfig, deadline: float, poll_s: float) -> _Served:
+    """Write bundle and release into the RayService; what it was told before."""
+    before: _Served | None = None
     while time.monotonic() < deadline:
         try:
             present = service.read(deadline)
-            text = str(present["spec"]["serveConfigV2"])
-            config = yaml.safe_load(text)
-            _user_config(config)
+            config = yaml.safe_load(str(present["spec"]["serveConfigV2"]))
             deployment = _deployment(config)
-            deployment["user_config"] = {"bundle": bundle, "release": release}
+            # The first look: a change that was made and then reported as failed is read as what is there by the second.
+            before = before or _Served(
+                UserConfig.model_validate(deployment.get("user_config", {})), int(deployment["num_replicas"])
+            )
+            deployment["user_config"] = wanted.model_dump()
             refuse_unknown(config)
             changed = {
                 "metadata": {"resourceVersion": present["metadata"]["resourceVersion"]},
@@ -82,19 +86,17 @@ def _change(service: CustomObject, bundle: str, release: int, deadline: float) -
             service.change(changed, deadline)
         except Conflict:
             # Somebody else's change, or KubeRay's own: look again.
-            time.sleep(_POLL_S)
+            time.sleep(poll_s)
             continue
         except (RequestRefused, ValueError, KeyError) as error:
-            raise DeployError(f"release {release} is not served: {service}: {error}") from error
-        return _Served(text, int(deployment["num_replicas"]))
-    raise DeployError(f"release {release} is not served: {service} was changed by others again and again")
+            raise DeployError(f"release {wanted.release} is not served: {service}: {error}") from error
+        return before
+    raise DeployError(f"release {wanted.release} is not served: {service} was changed by others again and again")
 
 
-def _wait(
-    service: CustomObject, here: Settings, bundle: str, release: int, num_replicas: int, deadline: float
-) -> ModelCard | None:
-    wanted, found = _ANSWERS_A_REPLICA * num_replicas, 0
-    failed_since: float | None = None
+def _wait(service: CustomObject, here: Settings, served: _Served, deadline: float, poll_s: float) -> ModelCard | None:
+    bundle, release = served.user_config.bundle, served.user_config.release
+    wanted, found, num_failed = _ANSWERS_A_REPLICA * served.num_replicas, 0, 0
     last = "nothing yet"
     # A connection for each question: one that is kept always reaches the same replica.
     with httpx.Client(timeout=30.0, limits=httpx.Limits(max_keepalive_connections=0)) as client:
@@ -110,10 +112,10 @@ def _wait(
             except RequestRefused as error:
                 raise DeployError(f"release {release} is not served: {service}: {error}") from error
             last = f"Ray Serve says {status} {reasons}".strip()
-            failed_since = (failed_since or time.monotonic()) if status in ("DEPLOY_FAILED", "UNHEALTHY") else None
-            if failed_since is not None and time.monotonic() - failed_since > _FAILED_FOR_S:
+            num_failed = num_failed + 1 if status in ("DEPLOY_FAILED", "UNHEALTHY") else 0
+            if num_failed == _FAILED_LOOKS:
                 raise DeployError(f"release {release} is not served: {last}")
-            time.sleep(_POLL_S)
+            time.sleep(poll_s)
     raise DeployError(f"release {release} is not served in time: {last}; see `kubectl describe rayservice`")
 
 
@@ -131,7 +133,3 @@ def _deployment(config: dict[str, Any]) -> dict[str, Any]:
     [deployment] = [each for each in application["deployments"] if each["name"] == DEPLOYMENT]
     found: dict[str, Any] = deployment
     return found
-
-
-def _user_config(config: dict[str, Any]) -> UserConfig:
-    return UserConfig.model_validate(_deployment(config).get("user_config", {}))

@@ -107,7 +107,9 @@ class World:
         return found
 
     def deploy(self, bundle: str, release: int, *, deadline_s: float = 60.0) -> int | None:
-        card = rayservice.deploy(bundle, release, here=self.here, cluster=self.api.cluster, deadline_s=deadline_s)
+        card = rayservice.deploy(
+            bundle, release, here=self.here, cluster=self.api.cluster, deadline_s=deadline_s, poll_s=0.05
+        )
         return card.release if card else None
 
     def _operate(self, api: KubernetesApi) -> None:
@@ -174,8 +176,23 @@ def test_somebody_elses_change_at_the_same_time_is_kept(world: World) -> None:
 
 
 def test_an_api_that_fails_for_a_while_is_asked_again(world: World) -> None:
-    world.api.failures = [500, 0, 503, 429]
+    world.api.failures = [0, 503]
     assert world.deploy("a", 1) == 1
+
+
+def test_what_was_served_is_known_though_the_answer_to_the_change_was_lost(world: World) -> None:
+    assert world.deploy("a", 1) == 1
+    world.replicas.refuses = "b"
+    world.api.lost_answers = ["PATCH"]
+    with pytest.raises(DeployError, match="it is damaged"):
+        world.deploy("b", 2)
+    assert world.user_config == {"bundle": "a", "release": 1}
+
+
+def test_a_deployment_that_stays_failed_is_not_waited_for_to_the_end(world: World) -> None:
+    world.reached, world.status = 0, "DEPLOY_FAILED"
+    with pytest.raises(DeployError, match="release 1 is not served: Ray Serve says DEPLOY_FAILED no node is left"):
+        world.deploy("a", 1, deadline_s=600)
 
 
 @pytest.mark.parametrize(
