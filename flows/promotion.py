@@ -72,9 +72,14 @@ def promote(workspace: Workspace, champion: Champion | None, verdict: Verdict, s
 
 def restore(settings: Settings) -> None:
     """Make the endpoint serve what the release log says: its last release, or nothing before the first."""
+    _serve(*last_release(settings), settings)
+
+
+def last_release(settings: Settings) -> tuple[str, int]:
+    """Address and number of what the release log says is live; an empty address and 0 before the first release."""
     registry = _registry(settings)
     live = registry.champion()
-    _serve(registry.bundle_uri(live.bundle) if live else "", live.number if live else 0, settings)
+    return (registry.bundle_uri(live.bundle), live.number) if live else ("", 0)
 
 
 def _serve(bundle: str, release: int, settings: Settings) -> None:

@@ -1,21 +1,29 @@
 """The endpoint as a RayService: KubeRay hands a new `user_config` in its serveConfigV2 to the running replicas.
 
-What else stands in the RayService belongs to whoever applied it: only bundle and release are changed, and against the
-version that was read, so that nobody's change is lost.
+What else stands in the RayService belongs to whoever applied it: a promotion changes bundle and release alone, and
+against the version that was read, so that nobody's change is lost. Run as a module it writes all but these two, as a
+worker does when it starts.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import copy
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import httpx
 import yaml
 from prefect_kubernetes.credentials import KubernetesCredentials
 
-from components.settings import Settings
+from components.settings import Settings, load
+from components.stage import one_line
 from flows.kubernetes import Conflict, CustomObject, RequestRefused
+from flows.promotion import last_release
 from serving.deploy import APPLICATION, DEPLOYMENT, DeployError, ask, refuse_unknown
 from serving.ray_app import UserConfig
 from serving.schema import ModelCard
@@ -51,8 +59,7 @@ def deploy(
         DeployError: the RayService is not there or may not be changed, the bundle was refused, or the deadline passed.
             What was served before is put back.
     """
-    namespace, _, name = here.rayservice.partition("/")
-    service = CustomObject(cluster or KubernetesCredentials(), "rayservices", namespace, name)
+    service = _service(here, cluster)
     deadline = time.monotonic() + deadline_s
     wanted = UserConfig(bundle=bundle, release=release)
     before = _change(service, wanted, deadline, poll_s)
@@ -65,33 +72,77 @@ def deploy(
         raise
 
 
+def configure(
+    config: dict[str, Any], here: Settings, *, cluster: KubernetesCredentials | None = None, deadline_s: float = 300.0
+) -> None:
+    """Write a Serve configuration into the RayService; it is not waited for.
+
+    What is served stays. A RayService that is new serves what the release log says is live.
+
+    Raises:
+        ValueError: Ray Serve would not take it.
+        DeployError: the RayService is not there or may not be changed.
+    """
+    bundle, release = last_release(here)
+    live = UserConfig(bundle=bundle, release=release).model_dump()
+    refuse_unknown(config)
+
+    def changed(present: dict[str, Any]) -> dict[str, Any]:
+        made = copy.deepcopy(config)
+        _deployment(made)["user_config"] = _deployment(present).get("user_config", live) if present else live
+        return made
+
+    _write(_service(here, cluster), changed, time.monotonic() + deadline_s, _POLL_S)
+
+
+def _service(here: Settings, cluster: KubernetesCredentials | None) -> CustomObject:
+    namespace, _, name = here.rayservice.partition("/")
+    return CustomObject(cluster or KubernetesCredentials(), "rayservices", namespace, name)
+
+
 def _change(service: CustomObject, wanted: UserConfig, deadline: float, poll_s: float) -> _Served:
     """Write bundle and release into the RayService; what it was told before."""
-    before: _Served | None = None
+    before: list[_Served] = []
+
+    def changed(present: dict[str, Any]) -> dict[str, Any]:
+        if not present:
+            raise ValueError("it has no serveConfigV2 yet, which the Prefect worker writes when it starts")
+        deployment = _deployment(present)
+        found = UserConfig.model_validate(deployment.get("user_config", {}))
+        before.append(_Served(found, int(deployment["num_replicas"])))
+        deployment["user_config"] = wanted.model_dump()
+        refuse_unknown(present)
+        return present
+
+    _write(service, changed, deadline, poll_s)
+    # The first look: a change that was made and then reported as failed is what the second finds there.
+    return before[0]
+
+
+def _write(
+    service: CustomObject, changed: Callable[[dict[str, Any]], dict[str, Any]], deadline: float, poll_s: float
+) -> None:
+    """Replace the Serve configuration by what `changed` makes of it; of none at first."""
     while time.monotonic() < deadline:
         try:
             present = service.read(deadline)
-            config = yaml.safe_load(str(present["spec"]["serveConfigV2"]))
-            deployment = _deployment(config)
-            # The first look: a change that was made and then reported as failed is read as what is there by the second.
-            before = before or _Served(
-                UserConfig.model_validate(deployment.get("user_config", {})), int(deployment["num_replicas"])
-            )
-            deployment["user_config"] = wanted.model_dump()
-            refuse_unknown(config)
-            changed = {
+            text = str(present["spec"].get("serveConfigV2", ""))
+            config = changed(yaml.safe_load(text) or {})
+            if config == yaml.safe_load(text):
+                return
+            patch = {
                 "metadata": {"resourceVersion": present["metadata"]["resourceVersion"]},
                 "spec": {"serveConfigV2": yaml.safe_dump(config, sort_keys=False)},
             }
-            service.change(changed, deadline)
+            service.change(patch, deadline)
         except Conflict:
             # Somebody else's change, or KubeRay's own: look again.
             time.sleep(poll_s)
             continue
         except (RequestRefused, ValueError, KeyError) as error:
-            raise DeployError(f"release {wanted.release} is not served: {service}: {error}") from error
-        return before
-    raise DeployError(f"release {wanted.release} is not served: {service} was changed by others again and again")
+            raise DeployError(f"{service} cannot be changed: {error}") from error
+        return
+    raise DeployError(f"{service} was changed by others again and again")
 
 
 def _wait(service: CustomObject, here: Settings, served: _Served, deadline: float, poll_s: float) -> ModelCard | None:
@@ -133,3 +184,17 @@ def _deployment(config: dict[str, Any]) -> dict[str, Any]:
     [deployment] = [each for each in application["deployments"] if each["name"] == DEPLOYMENT]
     found: dict[str, Any] = deployment
     return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Configure the endpoint's RayService.")
+    parser.add_argument("config", type=Path, help="Serve's configuration, but for the model")
+    config: Path = parser.parse_args().config
+    try:
+        configure(yaml.safe_load(config.read_text(encoding="utf-8")), load())
+    except (DeployError, ValueError, OSError) as error:
+        sys.exit(f"error: {one_line(error)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -187,8 +187,8 @@ def test_one_line_names_the_image_of_every_pod(tmp_path: Path) -> None:
     file.write_text(text.replace("newTag: 0.1.0", "newTag: 7.8.9"))
     text = json.dumps(render(tmp_path / "infra" / "overlays" / "monitoring"))
     assert "crossmodal-affect:" not in text
-    # Two of the server and the worker, three of the initialisation with the flow runs' among them, four of Ray.
-    assert text.count('"registry.example.org/affect:7.8.9"') == 9
+    # Two of the server and the worker, three of its initialisation and the one of flow runs, four of Ray.
+    assert text.count('"registry.example.org/affect:7.8.9"') == 10
 
 
 def test_the_image_has_the_version_of_the_project() -> None:

@@ -27,18 +27,18 @@ from ray.serve.deployment import Application
 from components.settings import NODE_ENVIRONMENT, Settings
 from serving import serve_proxy
 from serving.deploy import APPLICATION, DEPLOYMENT, refuse_unknown, serve_config
-from serving.ray_app import UserConfig
 from tests.infra import KUBERNETES, OVERLAYS, environment, job_template, needs_kubectl, of_kind, pods
 from tests.pod_policies import wrong_with
 
 pytestmark = needs_kubectl
 
 # Where a deployment of the cluster may differ from that of a laptop.
-OF_THE_CLUSTER = {"num_replicas", "max_replicas_per_node", "ray_actor_options"}
+OF_THE_CLUSTER = {"num_replicas", "max_replicas_per_node", "ray_actor_options", "user_config"}
 
 
 def _serve_config(overlay: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(of_kind(overlay, "RayService")["endpoint"]["spec"]["serveConfigV2"])
+    [maps] = [each for name, each in of_kind(overlay, "ConfigMap").items() if name.startswith("endpoint-")]
+    found: dict[str, Any] = yaml.safe_load(maps["data"]["serve.yaml"])
     return found
 
 
@@ -49,7 +49,9 @@ def test_serve_takes_the_configuration(overlay: str) -> None:
     [application] = config["applications"]
     [deployment] = application["deployments"]
     assert (application["name"], deployment["name"]) == (APPLICATION, DEPLOYMENT)
-    UserConfig.model_validate(deployment["user_config"])
+    # The worker adds it, and what is applied again must not take it off.
+    assert "user_config" not in deployment
+    assert "serveConfigV2" not in of_kind(overlay, "RayService")["endpoint"]["spec"]
     assert deployment["num_replicas"] >= 2
     # A replica beside each proxy, on nodes that have the processors.
     [group] = of_kind(overlay, "RayService")["endpoint"]["spec"]["rayClusterConfig"]["workerGroupSpecs"]

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 import yaml
 
+from components.registry import Registry, Release
 from components.settings import Settings
+from components.storage import Storage
 from flows import rayservice
 from serving import examples
 from serving.deploy import DeployError
@@ -89,7 +91,10 @@ class World:
         self._applied = ""
         [service, *_] = yaml.safe_load_all((INFRA / "base" / "endpoint.yaml").read_text(encoding="utf-8"))
         service["metadata"]["namespace"] = "affect"
+        self.serve_config = yaml.safe_load((INFRA / "base" / "serve.yaml").read_text(encoding="utf-8"))
         api.put("rayservices", service)
+        rayservice.configure(self.serve_config, here, cluster=api.cluster)
+        api.asked.clear()
         api.operator = self._operate
 
     @property
@@ -113,7 +118,7 @@ class World:
         return card.release if card else None
 
     def _operate(self, api: KubernetesApi) -> None:
-        text = api.objects[NAME]["spec"]["serveConfigV2"] if NAME in api.objects else self._applied
+        text = api.objects.get(NAME, {}).get("spec", {}).get("serveConfigV2", self._applied)
         if text != self._applied:
             self._applied = text
             self.replicas.reconfigure(**self.user_config, num_replicas=self.reached)
@@ -138,7 +143,7 @@ def test_a_release_changes_bundle_and_release_and_nothing_else(world: World) -> 
     after["applications"][0]["deployments"][0]["user_config"] = {"bundle": "", "release": 0}
     assert after == before
     # In place: nothing of the cluster has changed.
-    assert world.service["metadata"]["generation"] == 2
+    assert world.service["metadata"]["generation"] == 3
     assert world.deploy("", 0) is None
 
 
@@ -200,7 +205,7 @@ def test_a_deployment_that_stays_failed_is_not_waited_for_to_the_end(world: Worl
 )
 def test_an_api_that_does_not_help_is_told(world: World, failures: list[int], said: str) -> None:
     world.api.failures = failures
-    with pytest.raises(DeployError, match=f"release 1 is not served: rayservices affect/endpoint: .*{said}"):
+    with pytest.raises(DeployError, match=f"rayservices affect/endpoint cannot be changed: .*{said}"):
         world.deploy("a", 1, deadline_s=2)
 
 
@@ -230,3 +235,35 @@ def test_a_promotion_goes_there_where_a_rayservice_is_named(world: World, tmp_pa
     subprocess.run([sys.executable, "-c", code], env=environment, cwd=REPOSITORY, check=True)
     assert world.user_config == {"bundle": "", "release": 0}
     assert world.replicas.served == [("", 0), ("", 0)]
+
+
+def test_a_configuration_leaves_what_is_served(world: World) -> None:
+    assert world.deploy("a", 1) == 1
+    world.serve_config["applications"][0]["deployments"][0]["num_replicas"] = 4
+    for _ in range(2):
+        rayservice.configure(world.serve_config, world.here, cluster=world.api.cluster)
+        assert world.user_config == {"bundle": "a", "release": 1}
+        assert world.config["applications"][0]["deployments"][0]["num_replicas"] == 4
+        # The second worker that starts finds it done.
+        assert world.service["metadata"]["generation"] == 4
+
+
+def test_a_new_rayservice_serves_what_the_release_log_names(world: World) -> None:
+    storage = Storage(world.here.storage_url)
+    storage.write("bundles/b/config.json", b"{}")
+    Registry(storage).append(Release(kind="promotion", bundle="bundles/b", version="b"), after=0)
+    del world.service["spec"]["serveConfigV2"]
+    rayservice.configure(world.serve_config, world.here, cluster=world.api.cluster)
+    assert world.user_config == {"bundle": storage.uri("bundles/b"), "release": 1}
+
+
+def test_a_configuration_that_serve_would_not_take_is_refused(world: World) -> None:
+    world.serve_config["applications"][0]["deployments"][0]["num_replica"] = 4
+    with pytest.raises(ValueError, match="num_replica"):
+        rayservice.configure(world.serve_config, world.here, cluster=world.api.cluster)
+
+
+def test_a_rayservice_that_no_worker_has_configured_is_told(world: World) -> None:
+    del world.service["spec"]["serveConfigV2"]
+    with pytest.raises(DeployError, match="it has no serveConfigV2 yet"):
+        world.deploy("a", 1)
