@@ -3,6 +3,7 @@
 Reads `build/features` (train and validation) and `build/pretrain`, writes `build/finetune`: the model of the epoch
 that was best on the validation speakers, `losses.csv`, `labels.json`, `task.json` and `summary.json`. With
 `finetune.select_on_test` the epoch is chosen on the test part instead, as some papers did, and `summary.json` says so.
+The linear part has no epoch: when all is chosen it learns from the validation speakers too, as ridge beside it does.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from components.linear_part import HasLinearPart
 from components.masking import AugmentSettings
 from components.objectives import Classification, Objective
 from components.objectives_labels import Concordance, MultiLabel
-from components.params import Finetune, load_params
+from components.params import Finetune, Params, load_params
 from components.runs import fit_settings, output_folder, run_name
 from components.shards import ShardSet, open_split
 from components.stage import run_stage
@@ -73,7 +74,11 @@ def main() -> None:
     model.load_state_dict(state.best_weights)
     model.train(False)
     if isinstance(model, HasLinearPart) and linear_part.learn(model, train, asked):
-        linear_part.weigh(model, selection, asked)
+        weights = linear_part.weights(model, selection, asked)
+        # Thresholds of several labels are yet to be chosen on the validation speakers.
+        if selected_on == "validation" and asked.kind != "multilabel":
+            linear_part.learn(model, with_validation(train, features, params, asked), asked)
+        model.weigh(linear=weights.linear, sequence=weights.sequence)
     with output_folder(OUTPUT) as folder:
         models.save(model, folder)
         task.write(folder, asked)
@@ -129,6 +134,14 @@ def with_new_heads(pretrained: PreTrainedModel, num_classes: int, *, seed: int) 
         if not name.startswith(heads):
             model.get_parameter(name).requires_grad_(parameter.requires_grad)
     return model
+
+
+def with_validation(train: Subset, features: Path, params: Params, asked: Task) -> Subset:
+    """The training clips, and the same share of the validation clips: all that is to be chosen on them is chosen."""
+    validation = open_split(features, "validation")
+    drawn = draw_by_class(validation.labels_NC, params.finetune.label_share, seed=params.seed, task=asked)
+    num_train = len(train.source)
+    return Subset(open_split(features, "train", "validation"), np.concatenate([train.indices, num_train + drawn]))
 
 
 def write_losses(path: Path, state: TrainingState, *, figure: str) -> None:

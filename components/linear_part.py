@@ -1,4 +1,4 @@
-"""The linear part of a model: solved on the labelled clips, then weighed against the rest on other speakers.
+"""The linear part of a model: solved on the labelled clips, and weighed against the rest on other speakers.
 
 A regression on targets between 0 and 1, whose answers become scores: those of classes and labels are drawn apart until
 they are as sure as they are right about speakers that were left out.
@@ -9,6 +9,7 @@ Shapes: N clips, B batch, I inputs, C outputs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -75,6 +76,14 @@ class HasLinearPart(Protocol):
         """What both say."""
 
 
+@dataclass(frozen=True)
+class Weights:
+    """What the answers of the linear part and of the rest of the model are multiplied with."""
+
+    linear: float
+    sequence: float
+
+
 def learn(model: HasLinearPart, clips: ClipSource, asked: Task) -> bool:
     """Solve the linear part; whether there was one, and anything to learn.
 
@@ -99,8 +108,8 @@ def learn(model: HasLinearPart, clips: ClipSource, asked: Task) -> bool:
     return True
 
 
-def weigh(model: HasLinearPart, clips: ClipSource, asked: Task) -> None:
-    """Let each part count as much as makes the loss least on clips that neither has learned from.
+def weights(model: HasLinearPart, clips: ClipSource, asked: Task) -> Weights:
+    """How much each part must count for the loss to be least on clips that neither has learned from.
 
     The fewer speakers there are, the nearer the weights stay to usual ones.
     """
@@ -109,14 +118,13 @@ def weigh(model: HasLinearPart, clips: ClipSource, asked: Task) -> None:
     judge, labels_NC = Judge(asked), np.asarray(clips.labels_NC, dtype=np.float32)
     num_speakers, usual = len(set(clips.speaker_ids)), _USUAL[asked.kind]
 
-    def loss(weights: NDArray[np.float64]) -> float:
-        both_NC = to_answers(float(weights[0]) * linear_NC + float(weights[1]) * sequence_NC, asked)
+    def loss(weights_2: NDArray[np.float64]) -> float:
+        both_NC = to_answers(float(weights_2[0]) * linear_NC + float(weights_2[1]) * sequence_NC, asked)
         total, count = judge.loss(labels_NC, both_NC.double().numpy())
-        return total / max(count, 1.0) + _HOLD / num_speakers * float(np.square(weights - usual).sum())
+        return total / max(count, 1.0) + _HOLD / num_speakers * float(np.square(weights_2 - usual).sum())
 
     found = scipy.optimize.minimize(loss, usual, bounds=[(0.0, _MOST_WEIGHT)] * 2, method="Powell")
-    linear, sequence = (float(weight) for weight in found.x)
-    model.weigh(linear=linear, sequence=sequence)
+    return Weights(*(float(weight) for weight in found.x))
 
 
 def _said(model: HasLinearPart, clips: ClipSource) -> Iterator[tuple[Tensor, Tensor]]:

@@ -11,13 +11,20 @@ import torch
 from numpy.typing import NDArray
 
 from components import models
-from components.batches import draw_by_class
+from components.batches import Subset, draw_by_class
 from components.features import ClipFeatures
-from components.finetune import check_labels, clips_to_choose_on, new_objective, with_new_heads, write_summary
+from components.finetune import (
+    check_labels,
+    clips_to_choose_on,
+    new_objective,
+    with_new_heads,
+    with_validation,
+    write_summary,
+)
 from components.objectives import Classification
 from components.objectives_labels import Concordance, MultiLabel
-from components.params import Finetune
-from components.shards import Example, ShardSet, write_shard
+from components.params import Choices, Finetune, resolve
+from components.shards import Example, ShardSet, open_split, write_shard
 from components.task import Task
 from components.training import TrainingState
 from tests.toy_clips import toy_model
@@ -116,3 +123,18 @@ def test_a_share_is_drawn_within_the_rarest_label_or_the_quarter() -> None:
     of_values = draw_by_class(values, 0.1, seed=0, task=VALUES)
     assert np.histogram(of_values, bins=4, range=(0, 400))[0].tolist() == [10, 10, 10, 10]
     assert len(draw_by_class(values, 1.0, seed=0, task=VALUES)) == 400
+
+
+def test_when_all_is_chosen_validation_clips_are_learned_from_too_in_the_same_share(tmp_path: Path) -> None:
+    labels_NC = np.tile(np.eye(3, dtype=np.float32), (20, 1))
+    for split in ("train", "validation", "test"):
+        (tmp_path / split).mkdir()
+        shards(tmp_path / split / "000.arrow", labels_NC)
+    train = open_split(tmp_path, "train")
+    params = resolve(Choices(overrides={"finetune": {"label_share": 0.5}}))
+    drawn = Subset(train, draw_by_class(train.labels_NC, 0.5, seed=params.seed, task=CLASSES))
+    both = with_validation(drawn, tmp_path, params, CLASSES)
+    assert both.clip_ids[: len(drawn)] == drawn.clip_ids
+    assert len(both) == 2 * len(drawn) == 60
+    assert {clip_id.rstrip("0123456789") for clip_id in both.clip_ids[len(drawn) :]} == {"validation"}
+    assert both.labels_NC.sum(axis=0).tolist() == [20, 20, 20]

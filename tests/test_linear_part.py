@@ -43,6 +43,11 @@ def _solved(task: Task, clips: ToyClips) -> _Solved:
     return _Solved(model, task)
 
 
+def _weigh(model: TrimodalModel, clips: ToyClips, task: Task) -> None:
+    found = linear_part.weights(model, clips, task)
+    model.weigh(linear=found.linear, sequence=found.sequence)
+
+
 def _clips(task: Task, num_clips: int, *, seed: int) -> ToyClips:
     clips = ToyClips(num_clips, seed=seed)
     if task.kind == "values":
@@ -137,7 +142,7 @@ def test_the_part_that_knows_nothing_counts_little_beside_the_one_that_knows(kin
         # The transformer guesses by what it was drawn as.
         last.get_parameter("weight").normal_(std=0.3)
         guessed, told = last.get_parameter("weight").norm(), head.weight_IC.norm()
-        linear_part.weigh(model, others, task)
+        _weigh(model, others, task)
         assert last.get_parameter("weight").norm() / guessed < 0.5 * head.weight_IC.norm() / told
 
 
@@ -154,7 +159,7 @@ def test_one_speaker_moves_the_weights_less_than_many() -> None:
         head.bias_C *= 4
         torch.nn.init.normal_(last.get_parameter("weight"), std=0.1)
         told = head.weight_IC.norm()
-        linear_part.weigh(solved.model, others, task)
+        _weigh(solved.model, others, task)
         moved.append(abs(float(head.weight_IC.norm() / told) - 1))
     assert moved[0] < moved[1]
 
@@ -169,5 +174,5 @@ def test_weighing_never_makes_the_loss_larger() -> None:
         return total / count
 
     before = loss()
-    linear_part.weigh(solved.model, others, task)
+    _weigh(solved.model, others, task)
     assert loss() <= before
