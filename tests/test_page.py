@@ -88,4 +88,5 @@ def test_an_installed_package_carries_the_page(tmp_path: Path) -> None:
     subprocess.run([*build, "--wheel-dir", str(tmp_path), str(source)], check=True)
     [wheel] = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as packed:
-        assert {f"serving/web/{name}" for name in NAMES} <= set(packed.namelist())
+        # The mark that its types, such as the client's, are for others to check against.
+        assert {"serving/py.typed", *(f"serving/web/{name}" for name in NAMES)} <= set(packed.namelist())
