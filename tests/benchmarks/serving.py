@@ -1,7 +1,8 @@
 """The endpoint against its peers and its limit: clips a second, latency at half load, cold start, memory.
 
 All servers are up at once and take turns, round by round, on one bundle of the size of the recipe `quick` (random
-weights) and one clip. The limit is the same work without a server, a process a processor.
+weights) and one clip. The limit is the same work without a server, a process a processor. On a machine with other work
+the processor time of a clip tells more than clips a second: it counts the processes that a request goes through.
 """
 
 from __future__ import annotations
@@ -57,8 +58,13 @@ def measure(tell: Callable[[str], None]) -> list[Result]:
         here = stack.enter_context(running_ray())
         deploy(str(bundle), 1, here=here, deadline_s=300)
         bento = bento_server.build(folder / "home", folder / "bentos", bundle)
-        bento_url, _ = stack.enter_context(bento_server.serve(bento, folder))
-        plain_url = stack.enter_context(_plain(bundle))
+        bento_url, bento_process = stack.enter_context(bento_server.serve(bento, folder))
+        plain_url, plain_process = stack.enter_context(_plain(bundle))
+        processes = {
+            _OURS: [*replicas(here), *_listening(here.serve_port)],
+            _BENTO: [bento_process.pid],
+            _PLAIN: [plain_process.pid],
+        }
         urls = {_OURS: f"{here.endpoint_url}/v1/emotion", _BENTO: f"{bento_url}/v1/emotion"}
         media = {name: Ask(url, "video", clip) for name, url in urls.items()}
         media[_PLAIN] = Ask(f"{plain_url}/media", "video", clip)
@@ -70,8 +76,8 @@ def measure(tell: Callable[[str], None]) -> list[Result]:
             ("features", described, [Request(features=features)] * _BATCH),
         ):
             with _Limit(bundle, limit) as alone:
-                found, limits_hz = _saturated(kind, asks, alone, tell)
-            results += _rates(kind, found, limits_hz)
+                found, costs_s, limits_hz = _saturated(kind, asks, processes, alone, tell)
+            results += _rates(kind, found, limits_hz) + _costs(kind, costs_s)
             if kind == "media":
                 results += _latencies(_half_loaded(asks, found, tell))
         memory_mb = _memory_mb(replicas(here)[0])
@@ -84,20 +90,25 @@ def measure(tell: Callable[[str], None]) -> list[Result]:
 
 
 def _saturated(
-    kind: str, asks: dict[str, Ask], alone: _Limit, tell: Callable[[str], None]
-) -> tuple[dict[str, list[Loaded]], list[float]]:
-    """What each server does without a pause, and the work alone, round by round."""
+    kind: str, asks: dict[str, Ask], processes: dict[str, list[int]], alone: _Limit, tell: Callable[[str], None]
+) -> tuple[dict[str, list[Loaded]], dict[str, list[float]], list[float]]:
+    """What each server does without a pause, the processor seconds of its clips, and the work alone, round by round."""
     for ask in asks.values():
         saturate(ask, num_callers=_NUM_CALLERS, duration_s=3.0)
     found: dict[str, list[Loaded]] = {name: [] for name in asks}
+    costs_s: dict[str, list[float]] = {name: [] for name in (*asks, "limit")}
     limits_hz: list[float] = []
     for number in range(_NUM_ROUNDS):
         for name, ask in asks.items():
+            before_s = _processor_s(processes[name])
             found[name].append(saturate(ask, num_callers=_NUM_CALLERS, duration_s=_ROUND_S))
+            costs_s[name].append((_processor_s(processes[name]) - before_s) / len(found[name][-1].latencies_s))
             tell(f"{kind} {number}: {name} {found[name][-1].rate_hz:.1f}/s, {found[name][-1].num_refused} refused")
-        limits_hz.append(alone.rate_hz(_ROUND_S))
+        limit_hz, cost_s = alone.measure(_ROUND_S)
+        limits_hz.append(limit_hz)
+        costs_s["limit"].append(cost_s)
         tell(f"{kind} {number}: the work alone {limits_hz[-1]:.1f}/s")
-    return found, limits_hz
+    return found, costs_s, limits_hz
 
 
 def _half_loaded(
@@ -128,6 +139,11 @@ def _rates(kind: str, saturated: dict[str, list[Loaded]], limits_hz: list[float]
     return results
 
 
+def _costs(kind: str, costs_s: dict[str, list[float]]) -> list[Result]:
+    how = "processor time of all processes that a request goes through, callers and Ray's own servers left out"
+    return [_less(f"serving.{kind}.{name}_processor_s", values, "s", None, how) for name, values in costs_s.items()]
+
+
 def _latencies(half: dict[str, list[Loaded]]) -> list[Result]:
     how = f"arrivals by chance at half of each one's own saturation, {_NUM_ROUNDS} times {_HALF_LOAD_S:g} s"
     ratios = [_share(each, 99) / _share(each, 50) for each in half[_OURS]]
@@ -148,7 +164,7 @@ def _share(loaded: Loaded, percent: int) -> float:
 
 
 @contextlib.contextmanager
-def _plain(bundle: Path) -> Iterator[str]:
+def _plain(bundle: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     [port] = free_ports(1, "127.0.0.1")
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.benchmarks.plain_endpoint", str(bundle), str(port)], cwd=REPOSITORY
@@ -162,7 +178,7 @@ def _plain(bundle: Path) -> Iterator[str]:
                 httpx.get(f"{url}/docs")
                 break
             time.sleep(0.1)
-        yield url
+        yield url, server
     finally:
         server.terminate()
         server.wait()
@@ -178,15 +194,16 @@ class _Limit:
         )
 
     def __enter__(self) -> _Limit:
-        list(self._pool.map(_work_for, [1.0] * self._num_workers))
+        self.measure(1.0)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown()
 
-    def rate_hz(self, duration_s: float) -> float:
-        """Clips a second of all processes together."""
-        return sum(self._pool.map(_work_for, [duration_s] * self._num_workers))
+    def measure(self, duration_s: float) -> tuple[float, float]:
+        """Clips a second of all processes together, and processor seconds a clip."""
+        rates_hz, costs_s = zip(*self._pool.map(_work_for, [duration_s] * self._num_workers), strict=True)
+        return sum(rates_hz), float(np.mean(costs_s))
 
 
 _state: dict[str, object] = {}
@@ -196,15 +213,16 @@ def _load(bundle: Path, batch: list[Request]) -> None:
     _state.update(runtime=Runtime(bundle), batch=batch)
 
 
-def _work_for(duration_s: float) -> float:
+def _work_for(duration_s: float) -> tuple[float, float]:
+    """Clips a second of this process, and its processor seconds a clip."""
     runtime, batch = _state["runtime"], _state["batch"]
     assert isinstance(runtime, Runtime)
     assert isinstance(batch, list)
-    begin_s, number = time.perf_counter(), 0
+    begin_s, used_s, number = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - begin_s < duration_s:
         runtime.predict(batch)
         number += len(batch)
-    return number / (time.perf_counter() - begin_s)
+    return number / (time.perf_counter() - begin_s), (time.process_time() - used_s) / number
 
 
 def _cold_start_s(bundle: Path) -> float:
@@ -213,6 +231,19 @@ def _cold_start_s(bundle: Path) -> float:
     begin_s = time.perf_counter()
     subprocess.run([sys.executable, "-c", code, str(bundle)], cwd=REPOSITORY, check=True)
     return time.perf_counter() - begin_s
+
+
+def _listening(port: int) -> list[int]:
+    """Processes that listen on a port."""
+    found = psutil.net_connections("tcp")
+    return sorted({each.pid for each in found if each.status == "LISTEN" and each.laddr[1:] == (port,) and each.pid})
+
+
+def _processor_s(process_ids: list[int]) -> float:
+    """What these processes and their children have used so far."""
+    roots = [psutil.Process(number) for number in process_ids]
+    times = [each.cpu_times() for root in roots for each in (root, *root.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
 
 
 def _memory_mb(process_id: int) -> float:
