@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import socket
 import sys
 from pathlib import Path
 from typing import Final
@@ -46,6 +47,7 @@ _REQUEST_RULES: Final = f"""\
     http-request set-header X-Request-ID %[unique-id] if !{{ req.hdr_cnt(x-request-id) 1 }}
     http-request set-header X-Request-ID %[unique-id] if !{{ req.hdr(x-request-id) -m reg {_REQUEST_IDS} }}
     http-request set-var(txn.request_id) req.hdr(x-request-id)
+    http-request set-header X-Forwarded-For %[src]
     http-after-response set-status 503 if {{ status 502 504 }}
 """
 
@@ -80,6 +82,8 @@ def environment(folder: Path, fallback_port: int) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_MAXCONN": str(_num_connections()),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(_MOST_THREADS, os.cpu_count() or 1)),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
+        # Who asks a replica is HAProxy, on this machine: it says for whom, which nobody else may (uvicorn's variable).
+        "FORWARDED_ALLOW_IPS": ",".join(_own_addresses()),
         # Thirty seconds by default: on a machine with other work a start may take longer.
         "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "120",
         # Thirty seconds by default, in which other load balancers would learn that a replica goes. Ours is told.
@@ -138,6 +142,14 @@ def _problem(status: int, folder: Path) -> str:
     retry = f' hdr Retry-After "{_RETRY_AFTER_S}"' if status > 500 else ""
     file = folder / f"{status}.json"
     return f'content-type "application/problem+json" lf-file {file} hdr X-Request-ID "{_REQUEST_ID}"{retry}'
+
+
+def _own_addresses() -> list[str]:
+    import psutil
+
+    families = (socket.AF_INET, socket.AF_INET6)
+    every = [each for addresses in psutil.net_if_addrs().values() for each in addresses]
+    return sorted({each.address.partition("%")[0] for each in every if each.family in families})
 
 
 def _num_connections() -> int:

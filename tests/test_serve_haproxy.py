@@ -27,15 +27,16 @@ from serving.schema import Problem
 
 
 class _Replica(socketserver.StreamRequestHandler):
-    """Tells the request's id, or hangs up on who asks it to die."""
+    """Tells the request's id, or for whom it is, or hangs up on who asks it to die."""
 
     def handle(self) -> None:
-        request_id, path = b"", self.rfile.readline().split()[1]
+        path, headers = self.rfile.readline().split()[1], dict[bytes, bytes]()
         while (line := self.rfile.readline().strip()) != b"":
             name, _, value = line.partition(b":")
-            request_id = value.strip() if name.lower() == b"x-request-id" else request_id
+            headers[name.lower()] = headers.get(name.lower(), b"") + value.strip()
+        told = headers.get(b"x-forwarded-for" if path == b"/whom" else b"x-request-id", b"")
         if path != b"/die":
-            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(request_id), request_id))
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(told), told))
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -110,6 +111,11 @@ def test_who_loses_a_replica_is_told_so_on_a_used_connection_too(before_a_replic
 def test_an_id_that_could_break_a_log_is_replaced(before_a_replica: tuple[str, int, Path]) -> None:
     for headers in ([("X-Request-ID", "a b")], [("X-Request-ID", "one"), ("X-Request-ID", "two")], []):
         assert len(httpx.get(before_a_replica[0], headers=headers).text) == 36
+
+
+def test_nobody_can_ask_in_the_name_of_another_machine(before_a_replica: tuple[str, int, Path]) -> None:
+    given = {"X-Forwarded-For": "192.0.2.77"}
+    assert httpx.get(f"{before_a_replica[0]}/whom", headers=given).text == "127.0.0.1"
 
 
 def test_it_listens_at_one_address_and_obeys_one_user(before_a_replica: tuple[str, int, Path]) -> None:
