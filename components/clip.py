@@ -13,6 +13,8 @@ SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test", "unlabelled")
 Modality = Literal["audio", "video", "text"]
 MODALITIES: Final[tuple[Modality, ...]] = ("audio", "video", "text")
 
+_OLDEST: Final = 130
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -27,11 +29,14 @@ class Clip:
         video_uri: file with the picture, or None.
         start_s, end_s: the part of the file that is meant, in seconds; end_s None: to the end.
         transcript: the words, or None when they are not known (silence is the empty string).
+        speaker_sex: as the corpus names it, such as female or male, or None when it does not say.
+        speaker_age: in years, or None when the corpus does not say.
         labels: value by label name (1.0 for the one emotion of a class label, shares for soft labels); empty
             for an unlabelled clip.
 
     Raises:
-        ValueError: a field is empty, a span is reversed, a label is not finite, or there is no modality at all.
+        ValueError: a field is empty, a span is reversed, an age is impossible, a label is not finite, or there is no
+            modality at all.
     """
 
     clip_id: str
@@ -43,6 +48,8 @@ class Clip:
     start_s: float = 0.0
     end_s: float | None = None
     transcript: str | None = None
+    speaker_sex: str | None = None
+    speaker_age: float | None = None
     labels: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -58,6 +65,10 @@ class Clip:
             raise ValueError(f"clip {self.clip_id}: start_s {self.start_s} is not a time in the file")
         if self.end_s is not None and not self.end_s > self.start_s:
             raise ValueError(f"clip {self.clip_id}: end_s {self.end_s} is not after start_s {self.start_s}")
+        if self.speaker_sex == "":
+            raise ValueError(f"clip {self.clip_id}: speaker_sex is empty: leave it out where it is not known")
+        if self.speaker_age is not None and not 0 <= self.speaker_age <= _OLDEST:
+            raise ValueError(f"clip {self.clip_id}: speaker_age {self.speaker_age} is no age in years")
         bad = [name for name, value in self.labels.items() if not name or not math.isfinite(value)]
         if bad:
             raise ValueError(f"clip {self.clip_id}: label {bad[0]!r} has no finite value")

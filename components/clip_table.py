@@ -30,6 +30,8 @@ SCHEMA: Final = pyarrow.schema(
         ("end_s", pyarrow.float64()),
         ("duration_s", pyarrow.float64()),
         ("transcript", pyarrow.string()),
+        ("speaker_sex", pyarrow.string()),
+        ("speaker_age", pyarrow.float64()),
         ("labels", pyarrow.map_(pyarrow.string(), pyarrow.float64())),
         ("num_bytes", pyarrow.int64()),
         ("md5", pyarrow.string()),
@@ -104,6 +106,8 @@ def to_clip(row: Mapping[str, Any]) -> Clip:
         start_s=row["start_s"],
         end_s=row["end_s"],
         transcript=row["transcript"],
+        speaker_sex=row["speaker_sex"],
+        speaker_age=row["speaker_age"],
         labels=dict(row["labels"]),
     )
 

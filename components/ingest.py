@@ -225,6 +225,8 @@ def _row(member: Member, split: Split) -> dict[str, Any]:
         "end_s": clip.end_s,
         "duration_s": member.inspected.duration_s,
         "transcript": clip.transcript,
+        "speaker_sex": clip.speaker_sex,
+        "speaker_age": clip.speaker_age,
         "labels": sorted(clip.labels.items()),
         "num_bytes": member.inspected.num_bytes,
         "md5": member.inspected.md5,

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from tokenizers import Tokenizer
 
-from components import models, params, training
+from components import clip_table, models, params, training
 from components.clip import Clip, Split
 from components.datasets import synthetic
 from components.features import clip_features, text
@@ -114,21 +114,12 @@ def _write_clips(clips: list[Clip], folder: Path) -> None:
             "end_s": clip.end_s,
             "duration_s": 1.0,
             "transcript": clip.transcript,
+            "speaker_sex": clip.speaker_sex,
+            "speaker_age": clip.speaker_age,
             "labels": list(clip.labels.items()),
             "num_bytes": 1,
             "md5": "",
         }
         for clip in clips
     ]
-    schema = pa.schema(
-        [
-            *((name, pa.string()) for name in ("clip_id", "corpus", "speaker_id", "session_id", "split")),
-            *((name, pa.string()) for name in ("audio_uri", "video_uri")),
-            *((name, pa.float64()) for name in ("start_s", "end_s", "duration_s")),
-            ("transcript", pa.string()),
-            ("labels", pa.map_(pa.string(), pa.float64())),
-            ("num_bytes", pa.int64()),
-            ("md5", pa.string()),
-        ]
-    )
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "clips.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, schema=clip_table.SCHEMA), folder / "clips.parquet")

@@ -140,6 +140,17 @@ def all_names() -> list[str]:
     return [line.split(",")[1].strip('"') for line in lines]
 
 
+def test_actors_without_a_table_are_of_no_known_sex_and_a_damaged_table_is_told(tmp_path: Path) -> None:
+    make(tmp_path, "1001_DFA_ANG_XX")
+    assert [clip.speaker_sex for clip in clips_of(list(crema_d.read(tmp_path, ACTED)))] == [None]
+    write_text(tmp_path / "VideoDemographics.csv", '"ActorID","Age","Sex"', '1001,51,"Male"')
+    (clip,) = clips_of(list(crema_d.read(tmp_path, ACTED)))
+    assert (clip.speaker_sex, clip.speaker_age) == ("male", 51)
+    write_text(tmp_path / "VideoDemographics.csv", '"ActorID","Age"', "1001,51")
+    with pytest.raises(ValueError, match="no table of actors"):
+        list(crema_d.read(tmp_path, ACTED))
+
+
 @real_tables
 def test_real_names_and_votes(tmp_path: Path) -> None:
     """The release's 7,442 names as a tree of its shape, with its own vote table."""
@@ -147,11 +158,16 @@ def test_real_names_and_votes(tmp_path: Path) -> None:
     for name in all_names():
         (tmp_path / "AudioWAV" / f"{name}.wav").write_bytes(b"RIFF")
     shutil.copytree(LABELS / "processedResults", tmp_path / "processedResults")
+    shutil.copyfile(LABELS / "VideoDemographics.csv", tmp_path / "VideoDemographics.csv")
     items = list(crema_d.read(tmp_path, ACTED))
     clips = clips_of(items)
     assert {Path(refusal.uri).stem for refusal in refusals_of(items)} == BROKEN
     assert len(clips) == 7442 - 4
     assert len({clip.speaker_id for clip in clips}) == 91
+    # 48 men and 43 women from 20 to 74, says the paper.
+    assert Counter({clip.speaker_id: clip.speaker_sex for clip in clips}.values()) == {"male": 48, "female": 43}
+    ages = [clip.speaker_age or 0 for clip in clips]
+    assert (min(ages), max(ages)) == (20, 74)
     counts = Counter(name for clip in clips for name in clip.labels)
     assert counts == {"anger": 1271, "disgust": 1270, "fear": 1271, "happy": 1271, "neutral": 1086, "sad": 1269}
     # The published lists have 7,437: the four, and one more that nobody names.

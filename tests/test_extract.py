@@ -41,17 +41,9 @@ def clips_folder(tmp_path: Path) -> Path:
     frames = np.repeat(film(20)[..., None], 3, axis=-1)
     write_mp4(folder / "media" / "face.mp4", frames, frame_rate_hz=25, waveform_T=voice(0.8), sample_rate_hz=16_000)
     rows = [_row(folder, number) for number in range(NUM_CLIPS)]
-    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), folder / "clips.parquet")
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=clip_table.SCHEMA), folder / "clips.parquet")
     task.write(folder, TASK)
     return folder
-
-
-_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("clip_id", "corpus", "speaker_id", "session_id", "split")]
-    + [(name, pa.string()) for name in ("audio_uri", "video_uri", "transcript", "md5")]
-    + [(name, pa.float64()) for name in ("start_s", "end_s", "duration_s")]
-    + [("num_bytes", pa.int64()), ("labels", pa.map_(pa.string(), pa.float64()))]
-)
 
 
 def _row(folder: Path, number: int) -> dict[str, Any]:
@@ -74,6 +66,8 @@ def _row(folder: Path, number: int) -> dict[str, Any]:
         "end_s": None,
         "duration_s": 1.0,
         "transcript": f"{split} word {number}",
+        "speaker_sex": None,
+        "speaker_age": None,
         "labels": [] if split == "unlabelled" else [(LABELS[number % 2], 1.0)],
         "num_bytes": 1,
         "md5": str(number),

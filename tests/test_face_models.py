@@ -29,7 +29,6 @@ from flows.workspace import prepare
 from tests.corpus_files import write_sound
 from tests.finished_run import FinishedRun
 from tests.test_bundle import FIGURES
-from tests.test_extract import _SCHEMA as CLIPS_SCHEMA
 from tests.test_features import times
 from tests.yunet_file import BLACK, WHITE, write_yunet
 
@@ -138,10 +137,10 @@ def test_the_stage_keeps_the_file_beside_the_features(tmp_path: Path, network: P
     square(frames, 96, 80, 64)
     film = tmp_path / "film.mp4"
     write_film(film, frames)
-    row: dict[str, object] = dict.fromkeys(CLIPS_SCHEMA.names, "")
+    row: dict[str, object] = dict.fromkeys(clip_table.SCHEMA.names, "")
     row.update(clip_id="a", speaker_id="s", split="train", audio_uri=None, video_uri=str(film), transcript=None)
-    row.update(start_s=0.0, end_s=None, duration_s=2.0, num_bytes=1, labels=[])
-    pyarrow.parquet.write_table(pa.Table.from_pylist([row], schema=CLIPS_SCHEMA), clips_folder / "clips.parquet")
+    row.update(start_s=0.0, end_s=None, duration_s=2.0, num_bytes=1, labels=[], speaker_sex=None, speaker_age=None)
+    pyarrow.parquet.write_table(pa.Table.from_pylist([row], schema=clip_table.SCHEMA), clips_folder / "clips.parquet")
     task.write(clips_folder, task.Task("classes", ("happy", "sad"), source="made up"))
     own = tmp_path / "own.onnx"
     shutil.copyfile(network, own)

@@ -79,6 +79,7 @@ def test_turns_of_a_dialog(tmp_path: Path, folder: str) -> None:
         session_id="Ses01",
         audio_uri=str(release / "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav"),
         transcript="Excuse me.",
+        speaker_sex="female",
         labels={"neutral": 1.0},
     )
     assert (excited.labels, excited.transcript) == ({"happy": 1.0}, "Do you have your forms?")

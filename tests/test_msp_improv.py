@@ -66,6 +66,7 @@ def test_release_is_read_in_each_spelling(tmp_path: Path, sound: str, film: str,
         audio_uri=str(tmp_path / f"{sound}session2/S01A/R/MSP-IMPROV-S01A-F02-R-FF01.wav"),
         video_uri=str(tmp_path / f"{film}session2/S01A/R/MSP-IMPROV-S01A-F02-R-FF01.avi"),
         transcript="How can I not?",
+        speaker_sex="female",
         labels={"neutral": 1.0},
     )
     assert {code: set(clip.labels) for code, clip in clips.items()} == {

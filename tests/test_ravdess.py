@@ -32,6 +32,7 @@ def test_codes_become_a_clip(tmp_path: Path) -> None:
         speaker_id="Actor_07",
         audio_uri=str(tmp_path / "Actor_07/03-01-06-02-01-02-07.wav"),
         transcript="Kids are talking by the door",
+        speaker_sex="male",
         labels={"fearful": 1.0},
     )
 

@@ -37,10 +37,10 @@ def test_few_columns_are_enough(tmp_path: Path) -> None:
 def test_every_column_is_read(tmp_path: Path) -> None:
     path = write(
         tmp_path,
-        "\ufeffclip_id,speaker_id,session_id,split,audio_uri,video_uri,start_s,end_s,transcript,labels\n"
-        'x,ann,s1,test,s3://bucket/a.wav,b.mp4,0.5,2,"well, ""hello"" there",sad\n'
+        "\ufeffclip_id,speaker_id,session_id,split,audio_uri,video_uri,start_s,end_s,transcript,speaker_sex,speaker_age,labels\n"
+        'x,ann,s1,test,s3://bucket/a.wav,b.mp4,0.5,2,"well, ""hello"" there",female,34,sad\n'
         "\n"
-        "y,ben,,,,,,,only words,\n",
+        "y,ben,,,,,,,only words,,,\n",
     )
     first, second = clips(path)
     assert first == Clip(
@@ -53,6 +53,8 @@ def test_every_column_is_read(tmp_path: Path) -> None:
         start_s=0.5,
         end_s=2.0,
         transcript='well, "hello" there',
+        speaker_sex="female",
+        speaker_age=34,
         labels={"sad": 1.0},
     )
     assert second == Clip("y", "ben", transcript="only words")
@@ -93,6 +95,8 @@ def test_parquet_reads_the_same(tmp_path: Path) -> None:
         ("speaker_id,audio_uri,labels\na,,sad\n", "row 2: clip row-000002: no audio_uri"),
         ("speaker_id,audio_uri,labels,start_s\na,b.wav,sad,soon\n", "row 2, column start_s: 'soon'"),
         ("speaker_id,audio_uri,labels,start_s,end_s\na,b.wav,sad,3,2\n", "row 2: clip b: end_s 2.0 is not after"),
+        ("speaker_id,audio_uri,labels,speaker_age\na,b.wav,sad,old\n", "row 2, column speaker_age: 'old' is no number"),
+        ("speaker_id,audio_uri,labels,speaker_age\na,b.wav,sad,230\n", "row 2: clip b: speaker_age 230.0 is no age"),
         ("speaker_id,audio_uri,labels,split\na,b.wav,sad,dev\n", "row 2, column split: 'dev' is none of train"),
         ("speaker_id,audio_uri,labels\na,b.wav,sad=much\n", "row 2, column labels: 'much' is no number"),
         ("speaker_id,audio_uri,labels\na,b.wav,sad=0\n", "row 2, column labels: 'sad=0' has no share above zero"),

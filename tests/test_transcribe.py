@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor, AutoTokenizer, Wav2Vec2ForCTC, WhisperForConditionalGeneration
 
-from components import task, transcripts
+from components import clip_table, task, transcripts
 from components.clip_table import read_clips, to_clip
 from components.extract import extract, extract_clips
 from components.features import clip_features, speech, text
@@ -27,7 +27,6 @@ from components.sources import Transcribe
 from flows.workspace import prepare
 from tests.corpus_files import write_sound
 from tests.recognizers import RATE_HZ, sound_of, write_level_reader, write_random_ctc, write_whisper
-from tests.test_extract import _SCHEMA as CLIPS_SCHEMA
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +125,7 @@ def test_the_stage_fills_in_what_is_missing(tmp_path: Path, reader: Path) -> Non
     ]
     rows = []
     for name, split, levels, words in clips:
-        row: dict[str, object] = dict.fromkeys(CLIPS_SCHEMA.names)
+        row: dict[str, object] = dict.fromkeys(clip_table.SCHEMA.names)
         path = tmp_path / f"{name}.wav"
         if levels:
             write_wav(path, sound_of(levels), sample_rate_hz=RATE_HZ)
@@ -134,7 +133,7 @@ def test_the_stage_fills_in_what_is_missing(tmp_path: Path, reader: Path) -> Non
         row.update(audio_uri=str(path) if levels else None, transcript=words, start_s=0.0)
         row.update(duration_s=1.0, num_bytes=1, labels=[])
         rows.append(row)
-    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=CLIPS_SCHEMA), clips_folder / "clips.parquet")
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=clip_table.SCHEMA), clips_folder / "clips.parquet")
     task.write(clips_folder, task.Task("classes", ("happy", "sad"), source="made up"))
     config = Features(text=TextFeatures(transcribe=Transcribe(path=str(reader))), clips_per_shard=2)
     extract(clips_folder, target, config)

@@ -5,6 +5,7 @@ The clone of its repository is read as it is: `AudioWAV/ID.wav` (or `AudioMP3/ID
 ID = actor_sentence_emotion_level, and `processedResults/tabulatedVotes.csv`. Two kinds of labels go by its name: what
 the actor was asked to show (`acted`), and the votes of the people who rated voice, face or both (`crowd_voice`,
 `crowd_face`, `crowd`), as shares. The two agree on about two thirds of the clips, so a figure must say which it is on.
+`VideoDemographics.csv` tells sex and age of the actors, where it is there.
 """
 
 from __future__ import annotations
@@ -13,14 +14,21 @@ import csv
 import itertools
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypedDict
 
 from components.clip import Clip
 from components.datasets import Refusal
 from components.datasets._release import check_folder, is_hidden, is_lfs_stub, lfs_refusal, require
 from components.protocols import EvaluationProtocol
 from components.task import Task
+
+
+class _Demographics(TypedDict, total=False):
+    speaker_sex: str
+    speaker_age: float
+
 
 _CODES: Final = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 _LETTERS: Final = dict(zip("ADFHNS", _CODES.values(), strict=True))
@@ -93,13 +101,14 @@ def read(root: Path, task: Task | None) -> Iterator[Clip | Refusal]:
     if not files and not any((root / folder).is_dir() for folder, _ in (*_SOUND, *_PICTURE)):
         raise ValueError(f"crema_d: {root} has no folder AudioWAV, AudioMP3 or VideoFlash; get them from {SOURCE}")
     votes = _votes(root, _QUERY_OF[task.name]) if task is not None and task.name in _QUERY_OF else None
+    actors = _actors(root)
     for name, found in sorted(files.items()):
         if name in _BROKEN:
             yield Refusal(
                 str(next(iter(found.values()))), "broken-release", f"{_BROKEN[name]}: published lists omit it"
             )
         else:
-            yield _clip(name, found, task, votes)
+            yield replace(_clip(name, found, task, votes), **actors.get(name.split("_")[0], {}))
 
 
 def _files(folder: Path, ending: str) -> Iterator[Path | Refusal]:
@@ -128,6 +137,21 @@ def _clip(
         transcript=_SENTENCES[sentence],
         labels=acted if votes is None else votes.get(name, {}),
     )
+
+
+def _actors(root: Path) -> dict[str, _Demographics]:
+    """Sex and age by actor; nothing where the clone lacks the table, which no label needs."""
+    path = root / "VideoDemographics.csv"
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        try:
+            return {
+                row["ActorID"]: {"speaker_sex": row["Sex"].lower(), "speaker_age": float(row["Age"])}
+                for row in csv.DictReader(file)
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no table of actors ({error!r}); fetch it again from {SOURCE}") from error
 
 
 def _votes(root: Path, query: int) -> dict[str, dict[str, float]]:

@@ -109,6 +109,7 @@ def read(root: Path, task: Task | None) -> Iterator[Clip | Refusal]:
                 session_id=rating.session,
                 audio_uri=str(folder / "sentences" / "wav" / dialog / f"{rating.turn}.wav"),
                 transcript=words.get(rating.turn),
+                speaker_sex="female" if rating.letter == "F" else "male",
                 labels=rating.labels(task),
             )
 

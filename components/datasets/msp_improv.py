@@ -124,6 +124,7 @@ def _clip(code: str, files: _Files, rating: _Rating | None, task: Task | None) -
         audio_uri=str(sound) if sound else None,
         video_uri=str(picture) if picture else None,
         transcript=words.read_text(encoding="utf-8", errors="replace").strip() if words else None,
+        speaker_sex="female" if speaker.startswith("F") else "male",
         labels=rating.labels(task) if rating else {},
     )
 

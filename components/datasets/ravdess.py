@@ -3,7 +3,8 @@ doi 10.1371/journal.pone.0196391).
 
 The release's own tree is read, at any depth below the root: `Actor_NN/MM-VV-EE-II-SS-RR-AA.wav` or `.mp4`, with
 modality (01 sound and picture, 02 picture, 03 sound), vocal channel (01 speech, 02 song), emotion, intensity,
-statement, repetition and actor. A take that is there in several modalities is one clip.
+statement, repetition and actor (odd numbers are men, even ones women). A take that is there in several modalities is
+one clip.
 """
 
 from __future__ import annotations
@@ -103,5 +104,6 @@ def _clip(take: str, files: dict[str, Path], task: Task | None) -> Clip:
         audio_uri=str(audio) if audio else None,
         video_uri=str(video) if video else None,
         transcript=_STATEMENTS[statement],
+        speaker_sex="male" if int(actor) % 2 else "female",
         labels={} if task is None else {_EMOTIONS[int(emotion) - 1]: 1.0},
     )

@@ -3,7 +3,8 @@
 Needed are `speaker_id`, `labels` and one of `audio_uri`, `video_uri`, `transcript`; an empty cell means none. `labels`
 is a name (`happy`), shares (`happy=0.7;sad=0.3`) or empty for an unlabelled recording. A relative path is relative to
 the table's folder. `clip_id` is the file's name without its ending, where it is not given. A video's own sound is
-used where `audio_uri` is empty.
+used where `audio_uri` is empty. `speaker_sex` (any word) and `speaker_age` (in years) let the gates look at each
+group of speakers.
 """
 
 from __future__ import annotations
@@ -129,6 +130,8 @@ def _clip(path: Path, number: int, row: Mapping[str, Cell]) -> Clip:
             start_s=_number(path, number, row, "start_s") or 0.0,
             end_s=_number(path, number, row, "end_s"),
             transcript=_text(path, number, row, "transcript"),
+            speaker_sex=_text(path, number, row, "speaker_sex"),
+            speaker_age=_number(path, number, row, "speaker_age"),
             labels=_labels(path, number, row.get("labels")),
         )
     except ValueError as error:
@@ -152,7 +155,7 @@ def _number(path: Path, number: int, row: Mapping[str, Cell], name: str) -> floa
     try:
         return float(cell)  # type: ignore[arg-type]  # a list of labels fails as text does
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: row {number}, column {name}: {cell!r} is no number of seconds") from error
+        raise ValueError(f"{path}: row {number}, column {name}: {cell!r} is no number") from error
 
 
 def _split(path: Path, number: int, row: Mapping[str, Cell]) -> Split | None:

@@ -142,6 +142,7 @@ def render(plan: RecordingPlan, folder: Path) -> Clip:
         audio_uri=name,
         video_uri=name,
         transcript=plan.transcript,
+        speaker_sex="female" if speaker_voice.is_high else "male",
         labels={plan.emotion: 1.0} if plan.is_labelled else {},
     )
 

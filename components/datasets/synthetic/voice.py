@@ -81,8 +81,9 @@ _PAUSE_S: Final = 0.08
 
 @dataclass(frozen=True)
 class Voice:
-    """What is the speaker's own: pitch in hertz, length of the vocal tract as a factor, and habits."""
+    """What is the speaker's own: the register, pitch in hertz, length of the vocal tract as a factor, and habits."""
 
+    is_high: bool
     pitch_hz: float
     tract: float
     rate: float
@@ -95,6 +96,7 @@ def draw_voice(generator: np.random.Generator) -> Voice:
     """A speaker's voice; the two usual registers are about equally frequent."""
     is_high = generator.random() < 0.5
     return Voice(
+        is_high=is_high,
         pitch_hz=float((200 if is_high else 115) * 2 ** (generator.normal(0, 2.0) / 12)),
         tract=float((1.12 if is_high else 0.97) * np.exp(generator.normal(0, 0.03))),
         rate=float(np.exp(generator.normal(0, 0.08))),
