@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,8 @@ from components.clip import Clip
 from components.features import text
 from components.measuring import Origin
 from components.metrics import Outcomes
+from components.metrics_multilabel import LabelOutcomes
+from components.metrics_regression import ValueOutcomes
 from components.predictor import LoadedClips, Predictor
 from components.report import HEADLINES, ClassReport, LabelReport, SelectedOn
 from components.scoring import Answers
@@ -67,6 +70,19 @@ def score_bundle(bundle: Predictor, *, build: Path = BUILD) -> Answers:
     known = dict(zip(bundle.labels, bundle.thresholds, strict=True)) if bundle.thresholds else {}
     thresholds = tuple(known.get(label, 1.0) for label in task.labels) if known else ()
     return scoring.answers_of(source, scoring.align(answers_NC, bundle.task, task), task, thresholds=thresholds)
+
+
+def score_subsets(bundle: Predictor, *, build: Path = BUILD) -> dict[str, Outcomes | LabelOutcomes | ValueOutcomes]:
+    """What a bundle of the test part's own task answers there with each subset of the modalities, as "audio+text"."""
+    source = _seen_by(bundle, build)
+    found = scoring.answers_by_subset(bundle.model, source, task=bundle.task, thresholds=bundle.thresholds)
+    return {name: answers.outcomes for name, answers in found.items()}
+
+
+def rows_of(clip_ids: Sequence[str], *, build: Path = BUILD) -> list[dict[str, Any]]:
+    """What `clips.parquet` has of some clips of the test part, with absolute places of their recordings."""
+    rows = {row["clip_id"]: row for row in clip_table.read_clips(build / "clips", split="test").to_pylist()}
+    return [rows[name] for name in clip_ids]
 
 
 def read_outcomes(folder: Path, labels: tuple[str, ...]) -> Outcomes:
@@ -244,8 +260,7 @@ def _seen_by(bundle: Predictor, build: Path) -> ClipSource:
     # Ray comes with it and takes a second to import; only a champion with other features needs it.
     from components import transcripts
 
-    rows = {row["clip_id"]: row for row in clip_table.read_clips(build / "clips", split="test").to_pylist()}
-    clips = [clip_table.to_clip(rows[name]) for name in source.clip_ids]
+    clips = [clip_table.to_clip(row) for row in rows_of(source.clip_ids, build=build)]
     if not same_frames:
         return _extracted(bundle, clips, source, build / "champion_features")
     heard = transcripts.filled(clips, transcripts.read(build / "features"))

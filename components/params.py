@@ -62,6 +62,36 @@ class Gates(Section):
         description="Macro-F1 (or what has a floor instead) that may be lost against the champion, "
         "at the interval's low end.",
     )
+    max_slice_loss: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="The same for each group of speakers and recordings; fails only when it is no chance.",
+    )
+    max_slice_gap: float = Field(
+        0.25, ge=0, le=1, description="How far a group may lie below all clips, where there is no champion yet."
+    )
+    min_slice_clips: int = Field(20, ge=2, description="Smaller groups of test clips are not judged.")
+    min_modality_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of the lead over a constant answer that each subset of the modalities has to keep.",
+    )
+    max_robustness_loss: float = Field(
+        0.2, ge=0, le=1, description="What noise, gain, lost frames or silence may cost; fails only when no chance."
+    )
+    num_robustness_clips: int = Field(
+        40, ge=0, description="Test clips whose recordings are made worse; 0: none, and no such gate."
+    )
+    max_calibration_error: float = Field(0.3, ge=0, le=1, description="Expected calibration error, 15 bins.")
+    max_latency_s: float = Field(
+        2.0, gt=0, description="Seconds within which 95 of 100 single requests over HTTP are answered."
+    )
+    max_memory_mib: float = Field(4096, gt=0, description="Memory of a server of the bundle, in MiB.")
+    max_size_mib: float = Field(2048, gt=0, description="Size of the bundle's files, in MiB.")
+    approval: bool = Field(False, description="Wait for a person's word, in the Prefect UI, before a release.")
+    approval_timeout_h: float = Field(24.0, gt=0, description="Hours to wait for it; then the model is not released.")
     num_resamples: int = Field(1000, ge=100, le=100_000, description="Bootstrap resamples over speakers.")
 
 

@@ -45,6 +45,7 @@ class Release:
         metrics: figures on held-out speakers by name (macro_f1, ua, wa).
         created_at: ISO 8601 in UTC.
         note: a person's reason.
+        approved_by: who said yes, where a person was asked.
     """
 
     kind: Literal["promotion", "rollback"]
@@ -58,6 +59,7 @@ class Release:
     metrics: Mapping[str, Interval] = field(default_factory=dict)
     gates: tuple[GateResult, ...] = ()
     note: str = ""
+    approved_by: str = ""
     number: int = 0
     created_at: str = ""
 

@@ -180,19 +180,29 @@ def by_subset(
 ) -> dict[str, float]:
     """The headline figure of each subset of the modalities that occur, on the clips that have any of it."""
     metric = HEADLINES[task.kind].metric
-    has_N3 = np.asarray(source.num_steps_N3) > 0
     figures = {}
+    for name, answers in answers_by_subset(model, source, task=task, thresholds=thresholds).items():
+        value = metrics.figure(answers.outcomes, metric)
+        # Too few clips for a figure are no figure.
+        if np.isfinite(value):
+            figures[name] = value
+    return figures
+
+
+def answers_by_subset(
+    model: nn.Module, source: ClipSource, *, task: Task, thresholds: tuple[float, ...] = ()
+) -> dict[str, Answers]:
+    """What a model answers when each subset of the modalities that occur is left to it, as "audio+text"."""
+    has_N3 = np.asarray(source.num_steps_N3) > 0
+    found = {}
     for subset in _subsets([modality for column, modality in enumerate(MODALITIES) if has_N3[:, column].any()]):
         drop = [modality for modality in MODALITIES if modality not in subset]
         answers = score(model, source, task=task, thresholds=thresholds, drop=drop)
         columns = [MODALITIES.index(modality) for modality in subset]
         has_any_N = np.asarray(has_N3[answers.index_N][:, columns].any(axis=1))
         if has_any_N.any():
-            value = metrics.figure(answers.only(has_any_N).outcomes, metric)
-            # Too few clips for a figure are no figure.
-            if np.isfinite(value):
-                figures["+".join(subset)] = value
-    return figures
+            found["+".join(subset)] = answers.only(has_any_N)
+    return found
 
 
 def _names(there_NC: NDArray[np.bool_], labels: Sequence[str]) -> list[str]:

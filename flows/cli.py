@@ -174,6 +174,20 @@ def releases(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def gate(
+    explain: Annotated[str, typer.Option(help="A run: its Prefect id or its digest; last: the latest.")] = "last",
+    as_json: AsJson = False,
+) -> None:
+    """Show what each gate of a run measured, what it was held against, and why it let the model pass or not."""
+    from flows import records, summary
+
+    with _told_errors():
+        record = records.find_record(load_settings(), explain)
+        told = {key: value for key, value in asdict(record).items() if key != "stages"}
+        _answer(told, as_json, lambda: summary.show_gates(record))
+
+
+@app.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="Corpus that anybody may download: ravdess or crema_d.")],
     to: Annotated[Path | None, typer.Option(help="Folder for it; else one below .affect/corpora.")] = None,

@@ -84,6 +84,7 @@ def follow(run_id: UUID, settings: Settings) -> State[Any]:
     console = Console(stderr=True, soft_wrap=True)
     with prefect_client(settings) as client:
         shown = _Bars(console) if console.is_terminal else _Lines(console)
+        told_of_pause = False
         try:
             with shown:
                 while True:
@@ -91,6 +92,9 @@ def follow(run_id: UUID, settings: Settings) -> State[Any]:
                     shown.show(_steps(client, run))
                     if run.state is not None and run.state.is_final():
                         return run.state
+                    if run.state is not None and run.state.is_paused() and not told_of_pause:
+                        told_of_pause = True
+                        console.print(f"it waits for a person: {settings.prefect_url}/runs/flow-run/{run_id}")
                     time.sleep(_POLL_S)
         except KeyboardInterrupt:
             console.print("cancelling the run; the same command goes on from here")

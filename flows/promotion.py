@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -16,10 +16,12 @@ from components.params import load_params
 from components.registry import Registry, Release
 from components.settings import PROJECT_ROOT, Settings
 from components.storage import Storage
+from flows.approval import Approval
 from flows.stages import run_module
 from flows.workspace import Workspace
 from serving.deploy import deploy
 
+_PACKAGE = Path("build/package.json")
 _VERDICT = Path("build/gates.json")
 
 
@@ -41,14 +43,23 @@ def find_champion(settings: Settings) -> Champion | None:
 
 
 def judge(folder: Path, champion: Champion | None, settings: Settings) -> Verdict:
-    """Have all gates judge the bundle of a run's folder."""
+    """Have all gates judge the bundle of a run's folder, as it is and as it is served."""
+    run_module("serving.package_check", ["--output", str(_PACKAGE)], folder, settings)
     against = str(champion.folder) if champion else "none"
-    run_module("components.gates", ["--champion", against, "--output", str(_VERDICT)], folder, settings)
+    arguments = ["--champion", against, "--package", str(_PACKAGE), "--output", str(_VERDICT)]
+    run_module("components.gates", arguments, folder, settings)
     return read_verdict(folder / _VERDICT)
 
 
 @task(task_run_name="promote", persist_result=False)
-def promote(workspace: Workspace, champion: Champion | None, verdict: Verdict, settings: Settings) -> Release:
+def promote(
+    workspace: Workspace,
+    champion: Champion | None,
+    verdict: Verdict,
+    settings: Settings,
+    *,
+    approved: Approval | None = None,
+) -> Release:
     """Serve the run's bundle, check that it answers, and write the release record.
 
     On any failure the former champion is put back before the error goes on.
@@ -60,6 +71,8 @@ def promote(workspace: Workspace, champion: Champion | None, verdict: Verdict, s
     registry = _registry(settings)
     bundle = registry.store_bundle(workspace.folder / "build/bundle")
     candidate = _describe(workspace, bundle, verdict, settings)
+    if approved is not None:
+        candidate = replace(candidate, approved_by=approved.decided_by, note=approved.reason)
     before = champion.release.number if champion else 0
     try:
         _serve(registry.bundle_uri(bundle), before + 1, settings)

@@ -15,6 +15,8 @@ from components.stage import one_line
 from components.storage import Storage
 from flows.stages import StageResult
 
+_FOLDER = "runs"
+
 Outcome = Literal["running", "promoted", "unchanged", "failed"]
 
 
@@ -82,8 +84,23 @@ def read_record(settings: Settings, run_id: str) -> RunRecord | None:
     return RunRecord(**values)
 
 
+def find_record(settings: Settings, name: str) -> RunRecord:
+    """A run by its Prefect id or its digest, or the one that was started last, as "last".
+
+    Raises:
+        ValueError: there is no such run.
+    """
+    stored = Storage(settings.storage_url).names(_FOLDER)
+    found = [read_record(settings, file.removesuffix(".json")) for file in stored]
+    known = sorted((record for record in found if record), key=lambda record: record.started_at)
+    fitting = [record for record in known if name in ("last", record.run_id, record.digest)]
+    if not fitting:
+        raise ValueError(f"there is no run {name!r}; the last one is {known[-1].run_id if known else 'still to come'}")
+    return fitting[-1]
+
+
 def _name(run_id: str) -> str:
-    return f"runs/{run_id}.json"
+    return f"{_FOLDER}/{run_id}.json"
 
 
 def _now() -> str:

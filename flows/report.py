@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
 from components import pictures
-from components.gates import GateResult
+from components.gates import GateResult, Verdict
 from components.registry import Release
 from components.report import HEADLINES
 
@@ -39,12 +39,29 @@ def publish_gates(gates: Sequence[GateResult]) -> None:
             "gate": gate.name,
             "verdict": "passed" if gate.passed else "FAILED",
             "value": gate.value,
+            "interval": gate.interval,
             "threshold": gate.threshold,
             "message": gate.message,
         }
         for gate in gates
     ]
     create_table_artifact(rows, key="gates", description="What the model had to reach")
+
+
+def approval_markdown(folder: Path, verdict: Verdict) -> str:
+    """What a person sees who is asked whether a model is released: its figures, and what every gate said."""
+    metrics = json.loads((folder / "build/evaluation/metrics.json").read_text(encoding="utf-8"))
+    champion = f"the champion is {verdict.champion_version}" if verdict.champion_version else "nothing is served yet"
+    lines = [
+        f"Model version `{verdict.candidate_version}` passed its gates; {champion}.",
+        "",
+        metrics_markdown(metrics),
+    ]
+    lines += ["", "| gate | value | interval | threshold |", "|---|---|---|---|"]
+    for gate in verdict.gates:
+        value = "" if gate.value is None else f"{gate.value:.3g}"
+        lines.append(f"| {gate.name} | {value} | {gate.interval} | {gate.threshold:.3g} |")
+    return "\n".join(lines)
 
 
 def publish_release(release: Release) -> None:

@@ -7,7 +7,7 @@ from prefect.runtime import flow_run
 
 from components.params import Choices
 from components.settings import load as load_settings
-from flows import records, report
+from flows import approval, records, report
 from flows.promotion import find_champion, judge, promote
 from flows.stages import STAGES, run_stage
 from flows.workspace import prepare
@@ -25,6 +25,7 @@ def retrain(choices: Choices = Choices()) -> None:  # noqa: B008  # Prefect make
         ValueError: the choices name something that does not exist.
         StageFailed: a stage ended with an error.
         GateFailed: a gate refused the model; the champion stays.
+        NotApproved: a person was asked, and did not let it pass; the champion stays.
     """
     settings = load_settings()
     log = get_run_logger()
@@ -47,6 +48,7 @@ def retrain(choices: Choices = Choices()) -> None:  # noqa: B008  # Prefect make
             log.info("release %d is this very model: nothing to promote", champion.release.number)
             record.update(outcome="unchanged", release=champion.release.number)
             return
-        release = promote(workspace, champion, verdict, settings)
+        approved = approval.ask(workspace.folder, verdict, choices.gates) if choices.gates.approval else None
+        release = promote(workspace, champion, verdict, settings, approved=approved)
         record.update(outcome="promoted", release=release.number)
         report.publish_release(release)

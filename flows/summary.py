@@ -87,6 +87,23 @@ def _show_metrics(metrics: dict[str, Any]) -> None:
     _console.print(f"  {HEADLINES[metrics.get('kind', 'classes')].words} by modality: {subsets}")
 
 
+def show_gates(record: records.RunRecord) -> None:
+    """Print the gates of a run as a table, and below it why it failed where it did."""
+    _console.print(f"run {record.run_id}, {record.digest}, {record.started_at}: {record.outcome}")
+    if not record.gates:
+        _console.print(f"no gate has judged it{': ' + record.error if record.error else ''}")
+        return
+    table = Table("gate", "verdict", "value", "95 % interval", "threshold")
+    for gate in record.gates:
+        value = "" if gate.value is None else f"{gate.value:.3g}"
+        verdict = "passed" if gate.passed else "FAILED"
+        table.add_row(gate.name, verdict, value, gate.interval, f"{gate.threshold:.3g}")
+    _console.print(table)
+    for gate in record.gates:
+        if not gate.passed:
+            _console.print(f"{gate.name}: {gate.message}")
+
+
 def show_prediction(answer: dict[str, Any]) -> None:
     """Print an answer of the endpoint for a person."""
     if "clip" in answer:
@@ -129,7 +146,9 @@ def show_releases(log: list[dict[str, Any]]) -> None:
     if not log:
         _console.print("no release yet: run `affect retrain`")
         return
-    table = Table("release", "made at", "kind", "model", "recipe", "dataset", "macro-F1", "commit", "note")
+    table = Table(
+        "release", "made at", "kind", "model", "recipe", "dataset", "macro-F1", "commit", "approved by", "note"
+    )
     for release in log:
         # The figure that releases are judged by comes first; that of classes has no need to say its name.
         name, figure = next(iter(release["metrics"].items()), ("", None))
@@ -138,6 +157,7 @@ def show_releases(log: list[dict[str, Any]]) -> None:
             *(str(release[key]) for key in ("number", "created_at", "kind", "version", "recipe", "dataset")),
             f"{words}{figure['value']:.3f}" if figure else "",
             release["commit"],
+            release["approved_by"],
             release["note"],
         )
     _console.print(table)

@@ -15,6 +15,10 @@ import pytest
 
 from components import bundle, bundle_files, evaluate, gates, metrics, metrics_regression, predictor, report, scoring
 from components.bundle import Bundle
+from components.gates.__main__ import main as judge_bundle
+from components.gates.champion import NotWorseThanChampion
+from components.gates.floor import HeadlineFloor
+from components.gates.gathering import gather
 from components.metrics_multilabel import mean_weighted_accuracy
 from components.report import HEADLINES, LabelReport
 from components.shards import Example, ShardSet, open_split, write_shard
@@ -198,13 +202,12 @@ def test_a_model_selected_on_test_is_marked_and_never_released(made: Made, copy:
     assert report.read(copy.build / "evaluation" / "metrics.json").selected_on == "test"
     assert "CHOSEN ON THE TEST PART" in (changed.folder / "CARD.md").read_text()
     assert "CHOSEN ON THE TEST PART" not in (made.bundle.folder / "CARD.md").read_text()
-    evidence = gates.gather(changed.folder, None, build=copy.build)
-    floor = gates.HeadlineFloor(-1.0, 200, made.kind).judge(evidence)
+    evidence = gather(changed.folder, None, settings=copy.settings.gates, build=copy.build)
+    floor = HeadlineFloor(-1.0, 200, made.kind).judge(evidence)
     assert not floor.passed
     assert "select_on_test=false" in floor.message
-    assert (
-        gates.HeadlineFloor(-1.0, 200, made.kind).judge(gates.gather(made.bundle.folder, None, build=made.build)).passed
-    )
+    unmarked = gather(made.bundle.folder, None, settings=made.run.settings.gates, build=made.build)
+    assert HeadlineFloor(-1.0, 200, made.kind).judge(unmarked).passed
 
 
 def test_a_damaged_summary_is_named(copy: FinishedRun) -> None:
@@ -218,9 +221,9 @@ def test_gates_hold_the_headline_figure_against_floor_and_champion(
 ) -> None:
     output = copy.build / "gates.json"
     arguments = ["--bundle", str(made.bundle.folder), "--champion", str(made.champion), "--build", str(copy.build)]
-    gates.main([*arguments, "--output", str(output)])
+    judge_bundle([*arguments, "--output", str(output)])
     verdict = gates.read_verdict(output)
-    floor, comparison, golden = verdict.gates
+    floor, comparison, *others, golden = verdict.gates
     headline = HEADLINES[made.kind]
     assert floor.name == f"{headline.name}_floor"
     assert floor.value == made.figures.figures[headline.name].value
@@ -231,14 +234,10 @@ def test_gates_hold_the_headline_figure_against_floor_and_champion(
     expected = metrics.paired_bootstrap(own, theirs, metric=headline.metric, num_resamples=1000)
     assert (comparison.value, comparison.low, comparison.high) == (expected.value, expected.low, expected.high)
     assert golden.passed
+    names = {gate.name for gate in others}
+    assert ("calibration" in names) is (made.kind == "multilabel")
+    assert {"modalities/audio", "modalities/video+text", "robustness/noise_20_db"} <= names
     assert headline.name in capsys.readouterr().out
-
-
-def test_floors_have_names_of_their_own(made: Made) -> None:
-    settings = made.run.settings.gates
-    floors = {"multilabel": settings.min_mean_weighted_accuracy, "values": settings.min_mean_ccc}
-    assert gates.gates_of(settings, made.kind)[0] == gates.HeadlineFloor(floors[made.kind], 1000, made.kind)
-    assert gates.gates_of(settings)[0] == gates.HeadlineFloor(settings.min_macro_f1, 1000, "classes")
 
 
 def test_a_champion_of_another_kind_is_not_compared(
@@ -246,8 +245,8 @@ def test_a_champion_of_another_kind_is_not_compared(
 ) -> None:
     build = Path(shutil.copytree(finished_run.build, tmp_path / "classes", dirs_exist_ok=True))
     champion = finish(FinishedRun(build, finished_run.settings))
-    evidence = gates.gather(made.bundle.folder, champion.folder, build=copy.build)
-    result = gates.NotWorseThanChampion(0.0, 100).judge(evidence)
+    evidence = gather(made.bundle.folder, champion.folder, settings=copy.settings.gates, build=copy.build)
+    result = NotWorseThanChampion(0.0, 100).judge(evidence)
     assert result.passed
     assert f"answers classes, this one {made.kind}" in result.message
     with pytest.raises(evaluate.NoSharedLabels, match=f"asks for {made.kind}"):

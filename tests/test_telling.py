@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components.gates import GateResult
+from components.settings import Settings
 from flows import report, summary
+from flows.records import Recorder, RunRecord, find_record
 
 FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6}
 COMMON = {"synthetic": True, "dataset": "synthetic", "num_clips": 12, "num_speakers": 2, "subsets": {"audio": 0.5}}
 CLASSES: dict[str, Any] = {**COMMON, "macro_f1": FIGURE, "ua": FIGURE, "wa": FIGURE}
 VALUES: dict[str, Any] = {**COMMON, "kind": "values", "selected_on": "test", "figures": {"mean_ccc": FIGURE}}
-RELEASE = dict.fromkeys(("number", "created_at", "kind", "version", "recipe", "dataset", "commit", "note"), "x")
+COLUMNS = ("number", "created_at", "kind", "version", "recipe", "dataset", "commit", "note", "approved_by")
+RELEASE = dict.fromkeys(COLUMNS, "x")
 
 
 def test_figures_are_told_under_their_names(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,3 +74,34 @@ def test_releases_are_told_by_the_figure_they_were_judged_by(capsys: pytest.Capt
     assert "0.500" in told
     assert "ccc" in told
     assert "0.250" in told
+
+
+GATES = (
+    GateResult("macro_f1_floor", True, 0.51234, 0.4, 0.45, 0.6, "high enough"),
+    GateResult("size", False, None, 100.0, None, None, "size was not measured"),
+)
+
+
+def test_gates_are_told_with_their_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    record = RunRecord("id", "digest", "/folder", "2026-01-01T10:00:00+00:00", outcome="failed", gates=GATES)
+    summary.show_gates(record)
+    told = capsys.readouterr().out
+    for words in ("macro_f1_floor", "0.512", "0.45 to 0.6", "FAILED", "size: size was not measured"):
+        assert words in told
+    assert "high enough" not in told
+    summary.show_gates(replace(record, gates=(), error="no room"))
+    assert "no gate has judged it: no room" in capsys.readouterr().out
+
+
+def test_a_run_is_found_by_its_names(tmp_path: Path) -> None:
+    here = Settings(home=tmp_path)
+    with pytest.raises(ValueError, match="no run 'last'; the last one is still to come"):
+        find_record(here, "last")
+    for number, digest in enumerate(("aaa", "bbb")):
+        recorder = Recorder(here, run_id=f"run-{number}", digest=digest, folder=tmp_path)
+        recorder.update(started_at=f"2026-01-0{number + 1}T00:00:00+00:00", gates=GATES)
+    assert find_record(here, "last").digest == find_record(here, "run-1").digest == "bbb"
+    assert find_record(here, "aaa").run_id == "run-0"
+    assert find_record(here, "aaa").gates == GATES
+    with pytest.raises(ValueError, match="no run 'ccc'; the last one is run-1"):
+        find_record(here, "ccc")
