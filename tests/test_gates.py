@@ -202,9 +202,9 @@ def test_every_subset_but_the_whole_is_judged() -> None:
 def test_a_disturbance_may_cost_something() -> None:
     good, bad = answers(num_wrong_each=4), answers(num_wrong_each=8)
     found = evidence(good, None)
-    disturbed = Disturbed("noise", bad, good, "the recordings as they are")
+    disturbed = Disturbed("noise_x", "noise", bad, good, "the recordings as they are")
     failed = WithstandsDisturbance(disturbed, 0.1, 200).judge(found)
-    assert (failed.name, failed.passed) == ("robustness/noise", False)
+    assert (failed.name, failed.passed) == ("robustness/noise_x", False)
     assert "on 240 clips against the recordings as they are -0.200" in failed.message
     assert WithstandsDisturbance(disturbed, 0.21, 200).judge(found).passed
 

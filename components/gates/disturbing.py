@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from components import scoring
 from components.clip import Clip, Modality
 from components.features import ClipFeatures, clip_features
+from components.gates.evidence import DisturbanceKind as Kind
 from components.gates.evidence import Disturbed
 from components.media import Recording, source_of
 from components.predictor import LoadedClips, Predictor
@@ -24,6 +25,7 @@ from components.scoring import Answers
 _NOISE_DB: Final = 20
 _GAINS_DB: Final = (-12, 12)
 _DROPPED_SHARE: Final = 0.5
+_AS_IT_IS: Final = ""
 
 Disturb = Callable[[Recording, np.random.Generator], Recording]
 
@@ -33,11 +35,13 @@ class Disturbance:
     """One way in which recordings get worse.
 
     Attributes:
+        kind: what there is a limit for.
         modality: what it changes; the other one stays as it was.
         like_missing: it takes the modality away, so that nothing is lost but what its absence costs.
     """
 
     name: str
+    kind: Kind
     modality: Modality
     apply: Disturb
     like_missing: bool = False
@@ -73,10 +77,10 @@ def dropped_frames(recording: Recording, generator: np.random.Generator, *, shar
 
 
 DISTURBANCES: Final = (
-    Disturbance(f"noise_{_NOISE_DB}_db", "audio", partial(noise, level_db=_NOISE_DB)),
-    *(Disturbance(f"gain_{level:+d}_db", "audio", partial(gain, level_db=level)) for level in _GAINS_DB),
-    Disturbance("dropped_frames", "video", partial(dropped_frames, share=_DROPPED_SHARE)),
-    Disturbance("silence", "audio", silence, like_missing=True),
+    Disturbance(f"noise_{_NOISE_DB}_db", "noise", "audio", partial(noise, level_db=_NOISE_DB)),
+    *(Disturbance(f"gain_{level:+d}_db", "gain", "audio", partial(gain, level_db=level)) for level in _GAINS_DB),
+    Disturbance("dropped_frames", "dropped_frames", "video", partial(dropped_frames, share=_DROPPED_SHARE)),
+    Disturbance("silence", "silence", "audio", silence, like_missing=True),
 )
 
 
@@ -84,79 +88,61 @@ def answers_on_disturbed(predictor: Predictor, clips: Sequence[Clip], known: Ans
     """What a predictor answers on clips when their recordings are made worse, and when they are not.
 
     Args:
-        clips: of `known`, whose labels count.
+        clips: some of `known`, in its order.
+        known: what it answered on the recordings as they are, and the labels.
 
     Raises:
         MediaError: a recording cannot be read any more.
     """
-    places = {name: number for number, name in enumerate(known.clip_ids)}
-    tracks = [_Track.of(clip, predictor) for clip in clips]
-    for disturbance in DISTURBANCES:
-        disturbed = [track.disturbed(disturbance, predictor) for track in tracks]
-        index_N = np.array([number for number, found in enumerate(disturbed) if found is not None], dtype=np.int64)
-        if not len(index_N):
+    features = {clip.clip_id: _with_variants(clip, predictor) for clip in clips}
+
+    def scored(variant: str, like: Answers, drop: Sequence[Modality] = ()) -> Answers:
+        labels_NC = like.annotated_NC.astype(np.float32)
+        of_clips = [features[name][variant] for name in like.clip_ids]
+        source = LoadedClips(of_clips, like.clip_ids, like.speaker_ids, labels_NC)
+        return scoring.score(predictor.model, source, task=like.task, thresholds=like.thresholds, drop=drop)
+
+    for each in DISTURBANCES:
+        is_disturbed_N = np.array([each.name in features.get(name, {}) for name in known.clip_ids])
+        if not is_disturbed_N.any():
             continue
-        rows = [places[clips[number].clip_id] for number in index_N]
-        drop: tuple[Modality, ...] = (disturbance.modality,) if disturbance.like_missing else ()
-        answers, reference = (
-            scoring.score(
-                predictor.model,
-                _source([features for features in of_clips if features is not None], rows, known),
-                task=known.task,
-                thresholds=known.thresholds,
-                drop=left_out,
-            )
-            for of_clips, left_out in ((disturbed, ()), ([tracks[number].features for number in index_N], drop))
-        )
-        against = f"no {disturbance.modality} at all" if disturbance.like_missing else "the recordings as they are"
-        yield Disturbed(disturbance.name, answers.outcomes, reference.outcomes, against)
+        reference, against = known.only(is_disturbed_N), "the recordings as they are"
+        answers = scored(each.name, reference)
+        if each.like_missing:
+            reference, against = scored(_AS_IT_IS, reference, (each.modality,)), f"no {each.modality} at all"
+        yield Disturbed(each.name, each.kind, answers.outcomes, reference.outcomes, against)
 
 
-@dataclass(frozen=True, eq=False)
-class _Track:
-    """One clip, decoded and described."""
+def _with_variants(clip: Clip, predictor: Predictor) -> dict[str, ClipFeatures]:
+    """What is seen of a clip as it is, and of its recording by the names of what can be done to it.
 
-    clip: Clip
-    recording: Recording
-    features: ClipFeatures
-
-    @classmethod
-    def of(cls, clip: Clip, predictor: Predictor) -> _Track:
-        audio, video = (None if uri is None else source_of(uri) for uri in (clip.audio_uri, clip.video_uri))
-        recording = clip_features.record(
-            audio=audio, video=video, config=predictor.features, start_s=clip.start_s, end_s=clip.end_s
-        )
-        return cls(clip, recording, _described(recording, clip, predictor))
-
-    def disturbed(self, disturbance: Disturbance, predictor: Predictor) -> ClipFeatures | None:
-        """What is seen of the disturbed recording; None where there is nothing to disturb, or nothing else left."""
-        audio_TF, video_TF, words_T = self.features.audio_TF, self.features.video_TF, self.features.word_ids_T
-        present = {"audio": len(audio_TF) > 0, "video": len(video_TF) > 0, "text": len(words_T) > 0}
-        others = any(there for modality, there in present.items() if modality != disturbance.modality)
-        if not present[disturbance.modality] or (disturbance.like_missing and not others):
-            return None
+    Left out is what changes nothing that is there, or would leave nothing else to go by.
+    """
+    audio, video = (None if uri is None else source_of(uri) for uri in (clip.audio_uri, clip.video_uri))
+    recording = clip_features.record(
+        audio=audio, video=video, config=predictor.features, start_s=clip.start_s, end_s=clip.end_s
+    )
+    whole = _described(recording, clip, predictor)
+    found = {_AS_IT_IS: whole}
+    present = {"audio": len(whole.audio_TF) > 0, "video": len(whole.video_TF) > 0, "text": len(whole.word_ids_T) > 0}
+    for each in DISTURBANCES:
+        others = any(there for modality, there in present.items() if modality != each.modality)
+        if not present[each.modality] or (each.like_missing and not others):
+            continue
         # The same for a clip whatever other clips there are.
-        generator = np.random.default_rng(list(f"{disturbance.name} {self.clip.clip_id}".encode()))
-        changed = disturbance.apply(self.recording, generator)
-        if disturbance.modality == "audio":
-            found = _described(replace(changed, frames_THW=None), self.clip, predictor)
-            return ClipFeatures(found.audio_TF, video_TF, found.word_ids_T)
-        found = _described(replace(changed, waveform_T=None), self.clip, predictor)
-        return ClipFeatures(audio_TF, found.video_TF, words_T)
+        changed = each.apply(recording, np.random.default_rng(list(f"{each.name} {clip.clip_id}".encode())))
+        if each.modality == "audio":
+            seen = _described(replace(changed, frames_THW=None), clip, predictor)
+            found[each.name] = ClipFeatures(seen.audio_TF, whole.video_TF, seen.word_ids_T)
+        else:
+            seen = _described(replace(changed, waveform_T=None), clip, predictor)
+            found[each.name] = ClipFeatures(whole.audio_TF, seen.video_TF, whole.word_ids_T)
+    return found
 
 
 def _described(recording: Recording, clip: Clip, predictor: Predictor) -> ClipFeatures:
     features, _ = clip_features.compute(recording, clip.transcript, predictor.features, predictor.tokenizer)
     return features
-
-
-def _source(features: list[ClipFeatures], rows: list[int], known: Answers) -> LoadedClips:
-    return LoadedClips(
-        features,
-        [known.clip_ids[row] for row in rows],
-        [known.speaker_ids[row] for row in rows],
-        known.annotated_NC[rows].astype(np.float32),
-    )
 
 
 def _sounding(recording: Recording, waveform_T: NDArray[np.floating]) -> Recording:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -33,16 +33,21 @@ class Slice:
     champion: Scored | None
 
 
+DisturbanceKind = Literal["noise", "gain", "dropped_frames", "silence"]
+
+
 @dataclass(frozen=True, eq=False)
 class Disturbed:
     """The answers on recordings that were made worse.
 
     Attributes:
+        kind: what there is a limit for; there may be several of a kind.
         reference: the answers on the same clips that they are held against.
         against: what these clips were, in words.
     """
 
     name: str
+    kind: DisturbanceKind
     answers: Scored
     reference: Scored
     against: str

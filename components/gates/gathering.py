@@ -76,7 +76,12 @@ def _slices(
 def _disturbed(
     candidate: Bundle, answers: Answers, rows: list[dict[str, Any]], settings: params.Gates
 ) -> tuple[Disturbed, ...]:
-    """On some of the clips that have a recording, drawn alike for every model."""
+    """On some of the clips that have a recording, drawn alike for every model.
+
+    Of features that were made elsewhere nobody can say what a worse recording would have made of them.
+    """
+    if candidate.features.audio.precomputed or candidate.features.video.precomputed:
+        return ()
     recorded = [row for row in rows if row["audio_uri"] or row["video_uri"]]
     drawn = np.random.default_rng(0).permutation(len(recorded))[: settings.num_robustness_clips]
     clips = [clip_table.to_clip(recorded[number]) for number in sorted(drawn)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from components import metrics, params
-from components.gates.evidence import Disturbed, Evidence, Gate
+from components.gates.evidence import DisturbanceKind, Disturbed, Evidence, Gate
 from components.gates.verdict import GateResult, on_loss
 
 
@@ -39,8 +39,14 @@ class WithstandsDisturbance:
 def gates(settings: params.Gates, evidence: Evidence) -> tuple[Gate, ...]:
     """One gate a disturbance whose clips allow the headline figure."""
     metric = evidence.headline.metric
+    limits: dict[DisturbanceKind, float] = {
+        "noise": settings.max_noise_loss,
+        "gain": settings.max_gain_loss,
+        "dropped_frames": settings.max_dropped_frames_loss,
+        "silence": settings.max_silence_loss,
+    }
     return tuple(
-        WithstandsDisturbance(each, settings.max_robustness_loss, settings.num_resamples)
+        WithstandsDisturbance(each, limits[each.kind], settings.num_resamples)
         for each in evidence.disturbed
         if all(np.isfinite(metrics.figure(answers, metric)) for answers in (each.answers, each.reference))
     )
