@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Base64Bytes, TypeAdapter, ValidationError
 
 from components.bundle_files import GOLDEN_TOLERANCE
 from components.media import MediaError
-from components.predictor import Predictor
+
+if TYPE_CHECKING:
+    # PyTorch comes with it, and whoever sends the requests to an endpoint needs none.
+    from components.predictor import Predictor
 
 
 @dataclass(frozen=True)

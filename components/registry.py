@@ -159,9 +159,28 @@ class Registry:
             ReleaseConflict: there is a later release than `after`.
             ValueError: there is no such release, or its bundle is gone.
         """
+        return self.append(self.rollback_to(number, note=note), after=after)
+
+    def rollback_to(self, number: int, *, note: str = "") -> Release:
+        """The record, not yet in the log, that makes the bundle of release `number` the champion again.
+
+        Raises:
+            ValueError: there is no such release.
+        """
         if not 1 <= number <= self._last_number():
             raise ValueError(f"release {number}: no such release; `affect releases` lists them")
-        return self.append(replace(self._read(number), kind="rollback", note=note), after=after)
+        return replace(self._read(number), kind="rollback", note=note, approved_by="")
+
+    def require_last(self, number: int) -> None:
+        """Check that a decision was made against what is live.
+
+        Raises:
+            ReleaseConflict: there is a later release than `number`.
+        """
+        if self._last_number() != number:
+            raise ReleaseConflict(
+                f"release {number + 1} was made by somebody else in the meantime: judge against it, then try again"
+            )
 
     def _last_number(self) -> int:
         found = (_RECORD_NAME.fullmatch(name) for name in self.storage.names(_RELEASES))

@@ -174,6 +174,22 @@ def releases(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def rollback(
+    to: Annotated[int | None, typer.Option(min=1, help="Release to go back to; none: the last other model.")] = None,
+    reason: Annotated[str, typer.Option(help="Why, for the release log.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Serve the model of an older release again, at once. Needs the endpoint, and nothing of Prefect."""
+    from flows import laptop, releasing
+
+    with _told_errors():
+        settings = laptop.on_platform(load_settings())
+        made = releasing.roll_back(to, note=reason, holder="affect rollback", settings=settings, tell=_tell)
+        told = f"release {made.number} is live: model {made.version} of run {made.run}"
+        _answer(asdict(made), as_json, lambda: print(told))
+
+
+@app.command()
 def gate(
     explain: Annotated[str, typer.Option(help="A run: its Prefect id or its digest; last: the latest.")] = "last",
     as_json: AsJson = False,

@@ -17,11 +17,11 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed
 
-from components.registry import Registry
+from components import claims
 from components.settings import NODE_ENVIRONMENT, PROJECT_ROOT, Settings
 from components.storage import Storage
 from flows import processes
-from flows.promotion import restore
+from flows.releasing import registry_of, restore
 from serving import keys, serve_haproxy, serve_proxy
 
 _START_TIMEOUT_S = 120.0
@@ -74,7 +74,7 @@ def down(settings: Settings) -> int:
 
 def status(settings: Settings) -> Status:
     """What runs now."""
-    champion = Registry(Storage(settings.storage_url)).champion()
+    champion = registry_of(settings).champion()
     return Status(
         prefect=processes.is_running("prefect", settings),
         ray=processes.is_running("ray", settings),
@@ -203,6 +203,9 @@ def _start_runner(settings: Settings, tell: Tell) -> bool:
     # Runs of a former runner have no parent left to report their end.
     processes.stop(settings, "runner")
     _crash_unfinished_runs(settings)
+    storage = Storage(settings.storage_url)
+    if storage.is_local:
+        claims.forget(storage)
     tell("serving the deployments")
     ready = settings.home / "platform" / "runner.ready"
     ready.unlink(missing_ok=True)
@@ -229,7 +232,7 @@ def _restore_endpoint(settings: Settings, tell: Tell, *, is_idle: bool) -> None:
 
 
 def _is_ahead_of_log(settings: Settings) -> bool:
-    champion = Registry(Storage(settings.storage_url)).champion()
+    champion = registry_of(settings).champion()
     try:
         key = keys.own_key(settings, settings.endpoint_url)
         answer = httpx.get(f"{settings.endpoint_url}/v1/model", headers=keys.bearer(key), timeout=5.0)

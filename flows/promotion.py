@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
 from prefect import get_run_logger, task
 
-from components import report
+from components import report as figures_report
 from components.bundle_files import version_of
 from components.gates import Verdict, read_verdict
 from components.params import load_params
-from components.registry import Registry, Release
-from components.settings import PROJECT_ROOT, Settings
-from components.storage import Storage
+from components.registry import Release
+from components.settings import Settings
+from flows import approval, releasing, report
 from flows.approval import Approval
+from flows.lineage import code_commit, data_versions
+from flows.records import Recorder
 from flows.stages import run_module
 from flows.workspace import Workspace
-from serving.deploy import deploy
 
 _PACKAGE = Path("build/package.json")
 _VERDICT = Path("build/gates.json")
@@ -33,9 +32,39 @@ class Champion:
     folder: Path
 
 
+class GateFailed(RuntimeError):
+    """The new model may not be served; the message says which gate, and by how much."""
+
+
+def decide(workspace: Workspace, settings: Settings, *, record: Recorder) -> None:
+    """Judge the bundle of a run, and release it when every gate passes and, where one is asked, a person agrees.
+
+    Raises:
+        GateFailed: a gate refused the model; the champion stays.
+        NotApproved: a person did, or nobody answered.
+        ReleaseConflict, ReleaseFailed: see `flows.releasing`.
+    """
+    champion = find_champion(settings)
+    verdict = judge(workspace.folder, champion, settings)
+    record.update(gates=verdict.gates)
+    report.publish_gates(verdict.gates)
+    if not verdict.passed:
+        reasons = "; ".join(f"gate {gate.name}: {gate.message}" for gate in verdict.failures)
+        raise GateFailed(f"{reasons}; {'the champion stays' if champion else 'nothing is served'}")
+    if champion and champion.release.version == verdict.candidate_version:
+        get_run_logger().info("release %d is this very model: nothing to promote", champion.release.number)
+        record.update(outcome="unchanged", release=champion.release.number)
+        return
+    gates = load_params(workspace.folder / "build/params.yaml").gates
+    approved = approval.ask(workspace.folder, verdict, gates) if gates.approval else None
+    release = promote(workspace, champion, verdict, settings, approved=approved)
+    record.update(outcome="promoted", release=release.number)
+    report.publish_release(release)
+
+
 def find_champion(settings: Settings) -> Champion | None:
     """The last release, or None before the first."""
-    registry = _registry(settings)
+    registry = releasing.registry_of(settings)
     release = registry.champion()
     if release is None:
         return None
@@ -62,75 +91,28 @@ def promote(
 ) -> Release:
     """Serve the run's bundle, check that it answers, and write the release record.
 
-    On any failure the former champion is put back before the error goes on.
+    On any failure the former champion is served again before the error goes on.
 
     Raises:
-        ReleaseConflict: another run released in the meantime.
-        DeployError: the endpoint did not come up with the new bundle.
+        ReleaseConflict: somebody else makes a release now, or made one in the meantime.
+        ReleaseFailed: the endpoint did not come up with the new bundle, or answers its golden requests wrongly.
     """
-    registry = _registry(settings)
-    bundle = registry.store_bundle(workspace.folder / "build/bundle")
+    bundle = releasing.registry_of(settings).store_bundle(workspace.folder / "build/bundle")
     candidate = _describe(workspace, bundle, verdict, settings)
     if approved is not None:
         candidate = replace(candidate, approved_by=approved.decided_by, note=approved.reason)
-    before = champion.release.number if champion else 0
-    try:
-        _serve(registry.bundle_uri(bundle), before + 1, settings)
-        return registry.append(candidate, after=before)
-    except BaseException:
-        get_run_logger().error("the promotion failed: putting back what the release log names")
-        restore(settings)
-        raise
-
-
-def restore(settings: Settings) -> None:
-    """Make the endpoint serve what the release log says: its last release, or nothing before the first."""
-    _serve(*last_release(settings), settings)
-
-
-def last_release(settings: Settings) -> tuple[str, int]:
-    """Address and number of what the release log says is live; an empty address and 0 before the first release."""
-    registry = _registry(settings)
-    live = registry.champion()
-    return (registry.bundle_uri(live.bundle), live.number) if live else ("", 0)
-
-
-def _serve(bundle: str, release: int, settings: Settings) -> None:
-    """Have the endpoint serve a bundle, wherever it runs."""
-    if settings.rayservice:
-        # The client of Kubernetes takes a second to import.
-        from flows import rayservice
-
-        rayservice.deploy(bundle, release, here=settings)
-    else:
-        deploy(bundle, release, here=settings)
-
-
-def code_commit(settings: Settings) -> str:
-    """Commit of the project's code, with `+` behind it when files differ; from the settings where there is no git."""
-    if settings.commit:
-        return settings.commit
-    found = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-        cwd=PROJECT_ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+    return releasing.make(
+        candidate,
+        after=champion.release.number if champion else 0,
+        holder=f"run {workspace.digest}",
+        settings=settings,
+        tell=get_run_logger().error,
     )
-    return found.stdout.strip()
-
-
-def data_versions(folder: Path) -> dict[str, str]:
-    """md5 of the data that a run's folder was built from, as DVC's lock file has it."""
-    stages = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-    return {
-        out["path"]: out["md5"] for stage in ("ingest", "features") for out in stages.get(stage, {}).get("outs", [])
-    }
 
 
 def _describe(workspace: Workspace, bundle: str, verdict: Verdict, settings: Settings) -> Release:
     params = load_params(workspace.folder / "build/params.yaml")
-    figures = report.read(workspace.folder / "build/evaluation" / report.FILE).figures
+    figures = figures_report.read(workspace.folder / "build/evaluation" / figures_report.FILE).figures
     return Release(
         kind="promotion",
         bundle=bundle,
@@ -143,7 +125,3 @@ def _describe(workspace: Workspace, bundle: str, verdict: Verdict, settings: Set
         metrics=dict(figures),
         gates=verdict.gates,
     )
-
-
-def _registry(settings: Settings) -> Registry:
-    return Registry(Storage(settings.storage_url))

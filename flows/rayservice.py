@@ -23,7 +23,7 @@ from prefect_kubernetes.credentials import KubernetesCredentials
 from components.settings import Settings, load
 from components.stage import one_line
 from flows.kubernetes import Conflict, CustomObject, RequestRefused
-from flows.promotion import last_release
+from flows.releasing import last_release
 from serving.deploy import APPLICATION, DEPLOYMENT, DeployError, ask, refuse_unknown
 from serving.ray_app import UserConfig
 from serving.schema import ModelCard

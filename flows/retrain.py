@@ -7,14 +7,10 @@ from prefect.runtime import flow_run
 
 from components.params import Choices
 from components.settings import load as load_settings
-from flows import approval, records, report
-from flows.promotion import find_champion, judge, promote
+from flows import records, report
+from flows.promotion import decide
 from flows.stages import STAGES, run_stage
-from flows.workspace import prepare
-
-
-class GateFailed(RuntimeError):
-    """The new model may not be served; the message says which gate, and by how much."""
+from flows.workspace import held, prepare
 
 
 @flow(name="retrain", persist_result=False)
@@ -32,23 +28,8 @@ def retrain(choices: Choices = Choices()) -> None:  # noqa: B008  # Prefect make
     workspace = prepare(choices, settings)
     record = records.Recorder(settings, run_id=str(flow_run.id), digest=workspace.digest, folder=workspace.folder)
     log.info("run %s in %s", workspace.digest, workspace.folder)
-    with record:
+    with record, held(workspace, log.info):
         for stage in STAGES:
             record.add_stage(run_stage(stage, workspace.folder, settings))
         report.publish_training(workspace.folder)
-
-        champion = find_champion(settings)
-        verdict = judge(workspace.folder, champion, settings)
-        record.update(gates=verdict.gates)
-        report.publish_gates(verdict.gates)
-        if not verdict.passed:
-            reasons = "; ".join(f"gate {gate.name}: {gate.message}" for gate in verdict.failures)
-            raise GateFailed(f"{reasons}; {'the champion stays' if champion else 'nothing is served'}")
-        if champion and champion.release.version == verdict.candidate_version:
-            log.info("release %d is this very model: nothing to promote", champion.release.number)
-            record.update(outcome="unchanged", release=champion.release.number)
-            return
-        approved = approval.ask(workspace.folder, verdict, choices.gates) if choices.gates.approval else None
-        release = promote(workspace, champion, verdict, settings, approved=approved)
-        record.update(outcome="promoted", release=release.number)
-        report.publish_release(release)
+        decide(workspace, settings, record=record)

@@ -16,7 +16,7 @@ from components.stage import Progress
 from components.storage import Storage
 from components.study import StudyChoices
 from components.study_records import REPORT, SUMMARY, note_start
-from flows.promotion import code_commit
+from flows.lineage import code_commit
 from flows.stages import ProgressReporter
 
 if TYPE_CHECKING:

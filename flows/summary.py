@@ -18,7 +18,7 @@ from components.report import HEADLINES
 from components.settings import Settings
 from components.storage import Storage
 from flows import laptop, records
-from flows.promotion import code_commit, data_versions
+from flows.lineage import code_commit, data_versions
 
 _console = Console(highlight=False, soft_wrap=True)
 

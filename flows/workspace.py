@@ -7,10 +7,12 @@ is started again goes on where it stopped, and two different runs cannot touch e
 from __future__ import annotations
 
 import copy
+import fcntl
 import hashlib
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +57,33 @@ def prepare_known(choices: Choices, settings: Settings) -> Workspace:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return Workspace(folder, digest)
+
+
+def reopen(digest: str, settings: Settings) -> Workspace:
+    """The folder of a run that was made before.
+
+    Raises:
+        ValueError: it is not on this machine, or its bundle was not built.
+    """
+    folder = settings.home / "workspaces" / digest
+    if not (folder / "build/bundle").exists():
+        raise ValueError(f"run {digest} has no bundle in {folder}: bring it to its end with `affect retrain` first")
+    return Workspace(folder, digest)
+
+
+@contextmanager
+def held(workspace: Workspace, tell: Callable[[str], object]) -> Iterator[None]:
+    """Be the only run that works in a workspace; a second one waits here for the first, and says so.
+
+    The lock is the process's own, so one that was killed holds it no longer.
+    """
+    with workspace.folder.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell(f"another run works in {workspace.folder}: waiting for its end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def fingerprinted(choices: Choices) -> Choices:

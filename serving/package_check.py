@@ -19,17 +19,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final
 
-import numpy as np
 import psutil
 from pydantic import TypeAdapter
 
 from components import settings
-from components.bundle_files import GOLDEN, files_of, version_of
+from components.bundle_files import files_of, version_of
 from components.gates.evidence import Package, read_package
 from components.stage import progress, run_stage
 from components.storage import write_atomically
+from serving import smoke
 from serving.client import Client, ServingError
-from serving.schema import ClassAnswer, MultilabelAnswer, ValuesAnswer
 
 _START_TIMEOUT_S: Final = 180.0
 _NUM_ROUNDS: Final = 10
@@ -91,37 +90,20 @@ def _wait(url: str, log: IO[str]) -> None:
 
 def _ask(client: Client, folder: Path) -> tuple[float, list[float]]:
     """The largest distance of an answer from the recorded one, and how long single requests took."""
-    # PyTorch comes with it; the server starts meanwhile.
-    from components import golden
-
-    requests, worst, latencies_s = golden.parse((folder / GOLDEN).read_bytes()).requests, 0.0, []
+    requests, worst, latencies_s = smoke.read(folder).requests, 0.0, []
     began = time.monotonic()
     for number in range(_NUM_ROUNDS + 1):
         for request in requests:
             started = time.perf_counter()
-            answer = client.predict(request.video, audio=request.audio, text=request.text)
+            answer = smoke.ask(client, request)
             # The first round warms up what the golden requests of the start have not.
             if number:
                 latencies_s.append(time.perf_counter() - started)
-            worst = max(worst, _distance(answer, request.probabilities))
+            worst = max(worst, smoke.distance(answer, request.probabilities))
         progress(stage="package", done=number, total=_NUM_ROUNDS, message=f"{len(latencies_s)} requests")
         if latencies_s and time.monotonic() - began > _ENOUGH_S:
             break
     return worst, latencies_s
-
-
-def _distance(answer: ClassAnswer | MultilabelAnswer | ValuesAnswer, recorded: Sequence[float]) -> float:
-    """As `components.golden` measures it, for an answer of the endpoint; its labels come in the model's order."""
-    unit = 1.0
-    if isinstance(answer, ClassAnswer):
-        found = list(answer.probabilities.values())
-    elif isinstance(answer, MultilabelAnswer):
-        found = [label.probability for label in answer.labels.values()]
-    else:
-        found, unit = list(answer.values.values()), answer.scale[1] - answer.scale[0]
-    if len(found) != len(recorded):
-        return 1.0
-    return float(np.abs(np.subtract(found, recorded)).max() / unit)
 
 
 def _memory_bytes(server: psutil.Process) -> int:

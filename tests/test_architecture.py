@@ -19,6 +19,7 @@ ORDER = (
     "sources",
     "systems",
     "params",
+    "schedules",
     "compute",
     "clip",
     "clip_table",
@@ -87,6 +88,7 @@ ORDER = (
     "study_report",
     "gates",
     "registry",
+    "claims",
 )
 TRAINING_CORE = (
     *("task", "batches", "masking", "masking_joint", "models", "optimizers", "answers", "training"),

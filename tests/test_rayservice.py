@@ -231,7 +231,7 @@ def test_a_promotion_goes_there_where_a_rayservice_is_named(world: World, tmp_pa
     (tmp_path / "kubeconfig").write_text(json.dumps(config.config), encoding="utf-8")
     environment = {**os.environ, **world.here.environment(), "KUBECONFIG": str(tmp_path / "kubeconfig")}
     # The release log is empty: nothing is what should be served.
-    code = "from components.settings import load; from flows.promotion import restore; restore(load())"
+    code = "from components.settings import load; from flows.releasing import restore; restore(load())"
     subprocess.run([sys.executable, "-c", code], env=environment, cwd=REPOSITORY, check=True)
     assert world.user_config == {"bundle": "", "release": 0}
     assert world.replicas.served == [("", 0), ("", 0)]
