@@ -1,10 +1,11 @@
 """Inspections that were made before, on the disk: nobody decodes a recording twice to see that it is whole.
 
-A stage that is interrupted finds beside its output what it had inspected until then. Where `AFFECT_SHARE_FRAMES` asks
-for it, as a study does, they are kept below `.affect/shared` instead, for the study's other folds. A clip counts as
-inspected when everything that is said of it, the bounds, the code, and the size and time of its files are the same;
-that is also what DVC goes by before it reads a file. What was refused is looked at again: it may have been mended
-elsewhere, and there is not much of it.
+A stage that is interrupted finds beside its output what it had inspected until then. Where `AFFECT_SHARE_INSPECTIONS`
+or `AFFECT_SHARE_FRAMES` asks for it, as flows and studies do, they are kept below `.affect/shared` instead: for the
+next night's run on a corpus that has grown, and for a study's other folds. A clip counts as inspected when everything
+that is said of it, the bounds, the code, and the size and time of its files are the same; that is also what DVC goes
+by before it reads a file. What was refused is looked at again: it may have been mended elsewhere, and there is not
+much of it.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ class Inspections:
 def shared_path() -> Path | None:
     """Where inspections are kept for other runs; None unless sharing was asked for."""
     here = settings.load()
-    return here.home / "shared" / "inspections.sqlite" if here.share_frames else None
+    is_shared = here.share_inspections or here.share_frames
+    return here.home / "shared" / "inspections.sqlite" if is_shared else None
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -25,6 +25,8 @@ from components.systems import Model, Trimodal
 
 RECIPES = Path(__file__).parent / "recipes"
 CHOICES_FILE = Path("params.yaml")
+# A section of that file which `components.schedules` reads.
+SCHEDULES = "schedules"
 PARAMS_FILE = Path("build/params.yaml")
 
 
@@ -74,15 +76,20 @@ class Gates(Section):
     min_slice_clips: int = Field(20, ge=2, description="Smaller groups of test clips are not judged.")
     min_modality_share: float = Field(
         0.1,
-        ge=0,
+        ge=-1,
         le=1,
-        description="Share of the lead over a constant answer that each subset of the modalities has to keep.",
+        description="Share of the lead over a constant answer that each subset of the modalities has to keep; 0: none.",
     )
-    max_robustness_loss: float = Field(
-        0.2, ge=0, le=1, description="What noise, gain, lost frames or silence may cost; fails only when no chance."
+    max_noise_loss: float = Field(
+        0.4, ge=0, le=1, description="What noise 20 dB below the voice may cost; this and the next fail only for sure."
+    )
+    max_gain_loss: float = Field(0.45, ge=0, le=1, description="What a voice 12 dB louder or softer may cost.")
+    max_dropped_frames_loss: float = Field(0.15, ge=0, le=1, description="What losing every other frame may cost.")
+    max_silence_loss: float = Field(
+        0.75, ge=0, le=1, description="What a microphone that is off may cost beyond what no sound at all costs."
     )
     num_robustness_clips: int = Field(
-        40, ge=0, description="Test clips whose recordings are made worse; 0: none, and no such gate."
+        32, ge=0, description="Test clips whose recordings are made worse; 0: none, and no such gate."
     )
     max_calibration_error: float = Field(0.3, ge=0, le=1, description="Expected calibration error, 15 bins.")
     max_latency_s: float = Field(
@@ -290,12 +297,13 @@ class Params(Recipe):
 
 
 def load_choices(path: Path = CHOICES_FILE) -> Choices:
-    """Read `params.yaml`; a missing file means the defaults.
+    """Read `params.yaml` but for its schedules, which are no choice of a run; a missing file means the defaults.
 
     Raises:
         ValueError: the file is no YAML, or a key or value in it is wrong.
     """
-    return parse(Choices, _read_yaml(path) if path.exists() else {}, source=str(path))
+    values = read_yaml(path) if path.exists() else {}
+    return parse(Choices, {key: value for key, value in values.items() if key != SCHEDULES}, source=str(path))
 
 
 def recipe_names() -> list[str]:
@@ -323,7 +331,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run `dvc repro` (or `python -m components.params`) first")
-    return parse(Params, _read_yaml(path), source=str(path))
+    return parse(Params, read_yaml(path), source=str(path))
 
 
 def to_yaml(section: BaseModel) -> str:
@@ -360,13 +368,18 @@ def _overridden(choices: Choices, *, source: str) -> dict[str, Any]:
             f"there are: {', '.join(recipe_names())}"
         )
     # Every value written out: an override then meets the kind of the section that it changes.
-    recipe = parse(Recipe, _read_yaml(path), source=str(path)).model_dump(mode="json")
+    recipe = parse(Recipe, read_yaml(path), source=str(path)).model_dump(mode="json")
     merged = merge(recipe, choices.overrides)
     parse(Recipe, merged, source=source)
     return merged
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The settings that a file names; none in an empty one.
+
+    Raises:
+        ValueError: it is no YAML, or holds no settings by name.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

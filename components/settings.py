@@ -74,6 +74,9 @@ class Settings(BaseSettings):
         default=False,
         description="Keep each clip's frames for other runs on these recordings, as a study does; doubles their disk.",
     )
+    share_inspections: bool = Field(
+        default=False, description="Keep what was found of each recording for other runs, as every flow does."
+    )
     train_threads: int = Field(
         default=0, ge=0, description="Threads of one training process; 0: the node's processors over its workers."
     )

@@ -9,10 +9,14 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import NoReturn
 
 from components import settings
 
 PROGRESS_MARK = "@progress "
+
+# Status of a stage that may succeed when it is run again (EX_TEMPFAIL of <sysexits.h>).
+TRANSIENT_STATUS = 75
 
 
 @dataclass(frozen=True)
@@ -49,15 +53,36 @@ def read_progress(line: str) -> Progress | None:
 def run_stage(main: Callable[[], None]) -> None:
     """Run a stage's `main` as a process of its own.
 
-    A mistake in the input ends it with status 1 and one line on standard error; a mistake in the program keeps
-    its traceback.
+    A mistake in the input ends it with status 1 and one line on standard error, a connection that failed with
+    `TRANSIENT_STATUS` and such a line; a mistake in the program keeps its traceback.
     """
     _end_with_parent(settings.load().parent_pid)
     try:
         main()
     except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
-        sys.exit(1)
+        _end(error)
+    except _store_errors() as error:
+        _end(error)
+
+
+def _end(error: BaseException) -> NoReturn:
+    print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+    sys.exit(TRANSIENT_STATUS if is_transient(error) else 1)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may succeed later: a server did not answer, or not in time."""
+    return isinstance(error, (ConnectionError, TimeoutError, *_store_errors()))
+
+
+def _store_errors() -> tuple[type[BaseException], ...]:
+    """What the client of an object store raises on its way there, once somebody has imported it."""
+    if "botocore.exceptions" not in sys.modules:
+        return ()
+    from botocore.exceptions import ConnectionError as NoConnection
+    from botocore.exceptions import HTTPClientError
+
+    return NoConnection, HTTPClientError
 
 
 def one_line(error: BaseException) -> str:

@@ -12,34 +12,26 @@ from pathlib import Path
 from prefect import serve
 from prefect.deployments.runner import RunnerDeployment
 
-from components.params import load_choices
-from components.settings import PROJECT_ROOT
-from components.study import StudyChoices
-from flows.retrain import retrain
-from flows.study import study
+from flows.definitions import Definition, definitions
 
 
 def deployments() -> list[RunnerDeployment]:
     """All deployments, their forms filled with `params.yaml`."""
-    choices = load_choices(PROJECT_ROOT / "params.yaml")
-    deployment = retrain.to_deployment(
-        "retrain",
-        parameters={"choices": choices.model_dump(mode="json")},
-        description="Ingest, extract, pre-train, fine-tune, evaluate, gate, and promote when the gates pass.",
+    return [_deployment(each) for each in definitions()]
+
+
+def _deployment(each: Definition) -> RunnerDeployment:
+    made = each.flow.to_deployment(
+        each.name,
+        parameters=each.parameters,
+        description=each.description,
+        schedules=[each.schedule] if each.schedule else [],
         # Two runs share the processors and the release log: the second waits for the first.
         concurrency_limit=1,
     )
-    of_study = study.to_deployment(
-        "study",
-        parameters={"choices": StudyChoices(recipe=choices.recipe).model_dump(mode="json")},
-        description="Folds x seeds x with and without pre-training x shares of the labels, and one report.",
-        # A second study would take the processors from under the first, and share its workspaces where they agree.
-        concurrency_limit=1,
-    )
     # The method serves callers with and without an event loop; this one has none.
-    assert isinstance(deployment, RunnerDeployment)
-    assert isinstance(of_study, RunnerDeployment)
-    return [deployment, of_study]
+    assert isinstance(made, RunnerDeployment)
+    return made
 
 
 def register(work_pool: str, image: str, job_variables: Mapping[str, str]) -> None:

@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Final, Literal, TypedDict
 from uuid import UUID
 
-from prefect import get_run_logger, task
+from prefect import Task, get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import exponential_backoff
 
 from components.settings import Settings, inherited_environment
-from components.stage import Progress, read_progress
+from components.stage import TRANSIENT_STATUS, Progress, is_transient, read_progress
 from flows import processes
 
 STAGES = ("params", "ingest", "features", "pretrain", "finetune", "evaluate", "bundle")
@@ -33,8 +35,31 @@ PROGRESS_KEY = "progress-"
 _PROGRESS_INTERVAL_S = 1.0
 
 
+class _Retrying(TypedDict):
+    retries: int
+    retry_delay_seconds: Callable[[int], list[float]]
+    retry_condition_fn: Callable[[Task[..., Any], TaskRun, State[Any]], bool]
+
+
 class StageFailed(RuntimeError):
     """A stage ended with an error; the message is the stage's own."""
+
+
+class StageInterrupted(StageFailed):
+    """A stage ended because a server did not answer it; it may succeed when it is run again."""
+
+
+def may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a task that failed is worth another try: bad data and a refused model stay what they are."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, StageInterrupted) or (isinstance(error, BaseException) and is_transient(error))
+
+
+_RETRYING: Final[_Retrying] = {
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_condition_fn": may_pass,
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +71,7 @@ class StageResult:
     duration_s: float
 
 
-@task(task_run_name="{stage}", persist_result=False)
+@task(task_run_name="{stage}", persist_result=False, **_RETRYING)
 def run_stage(stage: str, folder: Path, settings: Settings) -> StageResult:
     """Bring one DVC stage up to date in a run's folder.
 
@@ -66,7 +91,7 @@ def run_stage(stage: str, folder: Path, settings: Settings) -> StageResult:
     return StageResult(stage, outcome, round(time.monotonic() - started, 1))
 
 
-@task(task_run_name="{module}", persist_result=False)
+@task(task_run_name="{module}", persist_result=False, **_RETRYING)
 def run_module(module: str, arguments: list[str], folder: Path, settings: Settings) -> None:
     """Run a module that is no DVC stage, because its answer depends on what is live now.
 
@@ -82,6 +107,7 @@ def stage_environment(settings: Settings) -> dict[str, str]:
     return {
         **inherited,
         **settings.environment(),
+        "AFFECT_SHARE_INSPECTIONS": "true",
         "AFFECT_PARENT_PID": str(os.getpid()),
         "PATH": f"{Path(sys.executable).parent}:{inherited.get('PATH', '')}",
         "PYTHONUNBUFFERED": "1",
@@ -97,7 +123,9 @@ def _follow(command: list[str], stage: str, folder: Path, settings: Settings) ->
         command, folder, stage_environment(settings), on_line=logger.info, on_progress=reporter.report
     )
     if status != 0:
-        raise StageFailed(f"{stage}: {reason_of(lines, status)}")
+        # DVC has a status of its own, and tells that of the stage.
+        passing = status == TRANSIENT_STATUS or any(line.endswith(f"exited with {TRANSIENT_STATUS}") for line in lines)
+        raise (StageInterrupted if passing else StageFailed)(f"{stage}: {reason_of(lines, status)}")
     return lines
 
 

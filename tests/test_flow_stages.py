@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from components.stage import TRANSIENT_STATUS
 from flows.stages import read_lines, reason_of
 from tests.conftest import REPOSITORY
 
@@ -59,3 +60,33 @@ raise SystemExit("error: no room")
     assert (told, status) == ([0.25], 1)
     assert sorted(lines) == ["error: no room", "one"]
     assert reason_of(lines, status) == "no room"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ("ConnectionRefusedError('the store does not answer')", TRANSIENT_STATUS),
+        ("TimeoutError('the store is slow')", TRANSIENT_STATUS),
+        ("EndpointConnectionError(endpoint_url='http://store')", TRANSIENT_STATUS),
+        ("FileNotFoundError('no such table')", 1),
+        ("ValueError('the table has no rows')", 1),
+    ],
+)
+def test_a_stage_says_whether_it_may_succeed_later(tmp_path: Path, error: str, expected: int) -> None:
+    work = f"""
+from botocore.exceptions import EndpointConnectionError
+from components.stage import run_stage
+def main():
+    raise {error}
+run_stage(main)
+"""
+    lines, status = read_lines(
+        [sys.executable, "-c", work],
+        tmp_path,
+        {**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        on_line=lambda _line: None,
+        on_progress=lambda _reached: None,
+    )
+    assert status == expected
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")

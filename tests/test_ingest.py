@@ -6,10 +6,13 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
@@ -19,7 +22,7 @@ from components import clip_table, datasets, ingest, media, params, splits, task
 from components.clip import SPLITS, Clip
 from components.inspection import Bounds
 from components.survey import Candidate, Outcome, Rejection, carry_out, survey
-from tests.conftest import SHARED_DATA
+from tests.conftest import REPOSITORY, SHARED_DATA
 
 pytestmark = pytest.mark.usefixtures("ray_address")
 
@@ -397,3 +400,31 @@ def test_real_speech(tmp_path: Path) -> None:
     # The release has one pair of equal files, in Actor_07.
     assert summary["num_duplicate_files"] == 1
     assert summary["num_speakers"] == {"train": 1, "validation": 1, "test": 1, "unlabelled": 0}
+
+
+def test_a_corpus_that_has_grown_is_not_decoded_again(tmp_path: Path, ray_address: str) -> None:
+    """As a nightly run sees it: the recordings of yesterday could not even be decoded any more."""
+    rows = make_corpus(tmp_path)
+    before = _ingested(tmp_path, rows, "yesterday", ray_address)
+    for path in tmp_path.glob("*.wav"):
+        status = path.stat()
+        path.write_bytes(b"\0" * status.st_size)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    beep(tmp_path / "new.wav", 0.7)
+    after = _ingested(tmp_path, [*rows, "s0,new.wav,,sad"], "today", ray_address)
+    assert {row["clip_id"] for row in after} == {row["clip_id"] for row in before} | {"new"}
+    assert {row["md5"] for row in before} < {row["md5"] for row in after}
+
+
+def _ingested(folder: Path, rows: list[str], name: str, ray_address: str) -> list[dict[str, Any]]:
+    """The clips that the stage finds, as a process of its own in a folder of this name."""
+    workspace = folder / name
+    (workspace / "build").mkdir(parents=True)
+    (workspace / "build/params.yaml").write_text(params.to_yaml(resolved("table", make_table(folder, rows))))
+    environment = {**os.environ, "AFFECT_HOME": str(folder / "home"), "AFFECT_SHARE_INSPECTIONS": "true"}
+    environment |= {"AFFECT_RAY_ADDRESS": ray_address, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "components.ingest"]
+    done = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = clip_table.read_clips(workspace / "build/clips").to_pylist()
+    return found
