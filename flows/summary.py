@@ -93,12 +93,13 @@ def show_gates(record: records.RunRecord) -> None:
     if not record.gates:
         _console.print(f"no gate has judged it{': ' + record.error if record.error else ''}")
         return
-    table = Table("gate", "verdict", "value", "95 % interval", "threshold")
+    width = max(len(gate.name) for gate in record.gates)
+    # No table of rich's: where nobody sees a terminal, it would cut the names.
+    _console.print(f"{'gate':<{width}}  verdict  {'value':>9}  {'95 % interval':<20}  threshold")
     for gate in record.gates:
         value = "" if gate.value is None else f"{gate.value:.3g}"
         verdict = "passed" if gate.passed else "FAILED"
-        table.add_row(gate.name, verdict, value, gate.interval, f"{gate.threshold:.3g}")
-    _console.print(table)
+        _console.print(f"{gate.name:<{width}}  {verdict:<7}  {value:>9}  {gate.interval:<20}  {gate.threshold:.3g}")
     for gate in record.gates:
         if not gate.passed:
             _console.print(f"{gate.name}: {gate.message}")

@@ -105,11 +105,13 @@ def second(first_run: dict[str, Any], platform: Platform) -> Second:
     assert keys is not None
     form = httpx.get(f"{url}/input/{keys['description']}", timeout=10.0).raise_for_status().text
     nobody = httpx.post(f"{url}/resume", json={"run_input": {"release": True}}, timeout=10.0)
+    # Whoever follows the run in a terminal is told where to go.
+    assert run.stderr is not None
+    wait_for(lambda: "it waits for a person: http" in str(run.stderr and run.stderr.readline()), "the terminal to tell")
     answer = {"release": True, "decided_by": "anna", "reason": "heard twenty clips"}
     assert httpx.post(f"{url}/resume", json={"run_input": answer}, timeout=10.0).json()["status"] == "ACCEPT"
     output, errors = run.communicate(timeout=300)
     assert run.returncode == 0, errors
-    assert "it waits for a person: http" in errors
     return Second(json.loads(output), form, nobody.json()["status"] == "REJECT")
 
 
