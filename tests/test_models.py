@@ -18,7 +18,7 @@ from components.clip import MODALITIES, Modality
 from components.models.layers import dynamics, statistics_pooling
 from components.models.summary import MaskedFrames, Summarised, SummaryHead
 from components.models.trimodal import TrimodalModel, TrimodalOutput
-from tests.toy_clips import NUM_CLASSES, VOCABULARY_SIZE, ToyClips, toy_model
+from tests.toy_clips import NUM_AUDIO_FEATURES, NUM_CLASSES, VOCABULARY_SIZE, ToyClips, toy_model
 
 SUBSETS = [kept for count in (1, 2, 3) for kept in itertools.combinations(MODALITIES, count)]
 
@@ -223,6 +223,23 @@ def test_summaries_are_standardised_over_the_clips_that_have_them() -> None:
     first_half.learn_summaries(halves[:1])
     of_video = slice(num_audio, num_frames)
     torch.testing.assert_close(_linear_part(without).mean_E[of_video], _linear_part(first_half).mean_E[of_video])
+
+
+def test_frames_unlike_any_that_were_learned_from_count_as_lying_at_the_edge() -> None:
+    model = toy_model()
+    assert isinstance(model, TrimodalModel)
+    clips = ToyClips(40)
+    model.learn_summaries(each.inputs() for each in in_order(clips))
+    [batch] = in_order(clips)
+    num_audio, *_ = model.linear_bands
+    far = {**batch.inputs(), "audio_BTF": batch.audio_BTF + 1e3}
+    found_BI, farther_BI = (
+        model.linear_inputs({**far, "audio_BTF": far["audio_BTF"] * factor})[:, :num_audio] for factor in (1, 10)
+    )
+    means_BF = found_BI[:, :NUM_AUDIO_FEATURES]
+    torch.testing.assert_close(means_BF, torch.full_like(means_BF, 4.0))
+    assert found_BI.abs().max() <= 4 + 1e-4
+    torch.testing.assert_close(farther_BI[:, :NUM_AUDIO_FEATURES], means_BF)
 
 
 def test_a_rare_word_weighs_no_more_than_the_root_of_what_it_would_at_deviation_one() -> None:

@@ -24,6 +24,9 @@ from components.models.layers import dynamics
 # Added to the variance of each standardised entry, which is 1: a clip has few words, and most of what frames and words
 # vary in, such as who speaks, they do not share.
 _SHARED_RIDGE: Final = 4.5
+# In deviations of the training clips: what lies further out, such as a dead microphone, counts as lying there, for what
+# is linear in it would be sure of something that it has never seen.
+_FURTHEST: Final = 4.0
 # Below it a direction varies by rounding alone, and stays nought.
 _LEAST_DEVIATION: Final = 1e-6
 
@@ -115,6 +118,9 @@ class SummaryHead(nn.Module):
     def inputs(self, frames: Sequence[MaskedFrames], words_BU: Tensor) -> Tensor:
         """(B, I) what the scores are linear in, band by band; 0 for what a clip does not have."""
         entries_BE, there_BE = self._entries(frames, words_BU)
+        reach_E = _FURTHEST * self.deviation_E
+        reach_E = torch.where(torch.arange(len(reach_E), device=reach_E.device) < self._num_frames, reach_E, torch.inf)
+        entries_BE = torch.clamp(entries_BE, self.mean_E - reach_E, self.mean_E + reach_E)
         centred_BE = torch.where(there_BE, entries_BE - self.shared_mean_E, 0.0)
         standard_BE = torch.where(there_BE, (entries_BE - self.mean_E) / self.deviation_E, 0.0)
         shared_BK = centred_BE[:, : self._num_frames] @ self.frames_to_shared_SK
