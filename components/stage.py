@@ -77,12 +77,8 @@ def is_transient(error: BaseException) -> bool:
 
 def _store_errors() -> tuple[type[BaseException], ...]:
     """What the client of an object store raises on its way there, once somebody has imported it."""
-    if "botocore.exceptions" not in sys.modules:
-        return ()
-    from botocore.exceptions import ConnectionError as NoConnection
-    from botocore.exceptions import HTTPClientError
-
-    return NoConnection, HTTPClientError
+    client = sys.modules.get("botocore.exceptions")
+    return () if client is None else (client.ConnectionError, client.HTTPClientError)
 
 
 def one_line(error: BaseException) -> str:

@@ -24,7 +24,8 @@ _PROGRAM: Final = "haproxy"
 _MARK: Final = "# changed by serving.serve_haproxy\n"
 # Memory is taken only while something comes or goes.
 _MOST_CONNECTIONS: Final = 20_000
-_SPARE_DESCRIPTORS: Final = 500
+# For connections to replicas, which work on a few hundred requests at once, and for HAProxy itself.
+_SPARE_DESCRIPTORS: Final = 2_000
 _MOST_THREADS: Final = 4
 _DRAIN_S: Final = 2
 _RETRY_AFTER_S: Final = 1
@@ -119,6 +120,7 @@ def confined(config: str, folder: Path) -> str:
         ("page of statistics", r"^listen stats\n(?:[ \t].*\n|\n)*", ""),
         ("page of metrics", r"^frontend prometheus\n(?:[ \t].*\n|\n)*", ""),
         ("control socket", r"^( *stats socket .*) mode 666 ", r"\1 mode 600 "),
+        ("most connections", r"^( *maxconn \d+)\n", r"\1\n    no strict-limits\n"),
         ("errors", r"^ *errorfile 502 .*\n *errorfile 503 .*\n *errorfile 504 .*\n", _CONNECTIONS + answers),
         ("address", r"^(frontend http_frontend\n *bind .*\n)", rf"\1{_REQUEST_RULES}"),
         ("unknown path", r"^( *http-request return status 404) content-type .*\n", rf"\1 {_problem(404, folder)}\n"),
@@ -153,6 +155,6 @@ def _own_addresses() -> list[str]:
 
 
 def _num_connections() -> int:
-    """As many as the descriptors allow: two each, and HAProxy counts on two more for one in four."""
+    """As many as the descriptors allow. HAProxy wants two each, but who is slow to ask takes one and no replica."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return max(1, min(_MOST_CONNECTIONS, (most - _SPARE_DESCRIPTORS) * 2 // 5))
+    return max(1, min(_MOST_CONNECTIONS, most - _SPARE_DESCRIPTORS))

@@ -10,6 +10,7 @@ import sys
 import pytest
 import ray
 
+from components.stage import TRANSIENT_STATUS
 from tests.conftest import REPOSITORY
 
 CONNECT = "from components import compute; from components.stage import run_stage; run_stage(compute.connect)"
@@ -26,7 +27,8 @@ def refused(address: str, **environment: str) -> str:
         timeout=60,
         check=False,
     )
-    assert done.returncode == 1
+    # A failure that may pass: asked again later, it may connect.
+    assert done.returncode == TRANSIENT_STATUS
     [line] = done.stderr.splitlines()
     return line
 

@@ -287,8 +287,11 @@ def test_a_stream_takes_the_waiting_process_and_who_goes_away_leaves_none_but_th
         _wait_for_processes(others + 1)
         assert not waiting <= _decoding()
         # One that died while it waited costs nobody anything.
-        for pid in _decoding() - waiting:
+        killed = _decoding() - waiting
+        for pid in killed:
             psutil.Process(pid).kill()
+        while killed & _decoding():
+            time.sleep(0.01)
         with _opened(running) as connection:
             connection.send(recorded[0])
             connection.send(recorded[1])
