@@ -43,7 +43,7 @@ class Bands:
 
 
 def choose(inputs_NI: Tensor, targets_NC: Tensor, speakers: Sequence[str], sizes: Sequence[int]) -> Bands:
-    """Choose the variances. Time grows with the cube of the number of clips: a thousand are enough.
+    """Choose the variances. Time grows with the cube of the number of clips; some hundred are enough.
 
     Args:
         inputs_NI: around 0, with what a clip does not have as 0.

@@ -39,6 +39,7 @@ from components.models.layers import (
     valid_steps,
 )
 from components.models.summary import MaskedFrames, Summarised, SummaryHead
+from components.models.trimodal_decoder import Decoder, Reconstruction
 
 _VIEW_WIDTH: Final = 64
 _VIEW_TEMPERATURE: Final = 0.1
@@ -118,15 +119,6 @@ class TrimodalOutput:
     views: tuple[Tensor, Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class Reconstruction:
-    """What the model believes the inputs to be: normalised frames, and scores over the vocabulary."""
-
-    audio_BTF: Tensor
-    video_BTF: Tensor
-    words_BTV: Tensor
-
-
 class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transformers leaves these untyped
     """Audio-anchored cross-modal transformer over any subset of audio, video and words."""
 
@@ -168,7 +160,7 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
                 config.num_classes,
                 num_shared=_NUM_SHARED if config.matching else 0,
             )
-        self.decoder = _Decoder(config)
+        self.decoder = Decoder(config)
         # Of what is matched with something else, and of what it is matched with.
         num_views = 2 if config.matching else 0
         self.view_projections = nn.ModuleList([nn.Linear(2 * width, _VIEW_WIDTH) for _ in range(num_views)])
@@ -191,7 +183,7 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
             nn.init.normal_(module.weight, std=1.0 / self.config.width**0.5)
         elif isinstance(module, Attention):
             nn.init.normal_(module.null_key_value, std=deviation)
-        elif isinstance(module, _Decoder):
+        elif isinstance(module, Decoder):
             nn.init.normal_(module.video_query, std=deviation)
             nn.init.normal_(module.word_query, std=deviation)
         elif isinstance(module, TrimodalModel):
@@ -439,38 +431,6 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         from_words_B = (word_lengths_B * (config.word_step_s / config.audio_step_s)).ceil().long()
         other_B = torch.where(video_lengths_B > 0, from_video_B, from_words_B)
         return torch.where(audio_lengths_B > 0, audio_lengths_B, other_B)
-
-
-class _Decoder(nn.Module):
-    """Reconstruction heads: audio where it lies, video and words by a look from their places at the fusion.
-
-    A place knows its modality and its time, nothing of what stood there: all that is rebuilt has come through the
-    fused sequence, which is what a classifier will read.
-    """
-
-    def __init__(self, config: TrimodalConfig) -> None:
-        super().__init__()
-        width = config.width
-        self.video_stride = config.video_step_s / config.audio_step_s
-        self.video_query = nn.Parameter(torch.empty(width))
-        self.word_query = nn.Parameter(torch.empty(width))
-        self.video_block = Stack(1, width, config.num_heads, config.dropout, cross=True)
-        self.word_block = Stack(1, width, config.num_heads, config.dropout, cross=True)
-        self.audio_head = nn.Linear(width, config.audio_features)
-        self.video_head = nn.Linear(width, config.video_features)
-        self.word_head = nn.Linear(width, config.vocabulary_size)
-
-    def forward(self, output: TrimodalOutput, num_audio: int, num_video: int, num_words: int) -> Reconstruction:
-        fused_BAD, mask_BA = output.fused_BAD, output.step_mask_BA
-        batch, num_steps, width = fused_BAD.shape
-        video_TD = self.video_query + positions(num_video, width, self.video_stride, fused_BAD.device)
-        words_TD = self.word_query + positions(num_words, width, 1.0, fused_BAD.device)
-        audio_BAD = F.pad(fused_BAD, (0, 0, 0, max(0, num_audio - num_steps)))[:, :num_audio]
-        return Reconstruction(
-            audio_BTF=self.audio_head(audio_BAD),
-            video_BTF=self.video_head(self.video_block(video_TD.expand(batch, -1, -1), fused_BAD, mask_BA)),
-            words_BTV=self.word_head(self.word_block(words_TD.expand(batch, -1, -1), fused_BAD, mask_BA)),
-        )
 
 
 def _new_head(config: TrimodalConfig) -> nn.Module:
