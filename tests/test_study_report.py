@@ -218,7 +218,7 @@ def test_it_says_how_each_number_was_obtained(page: Page) -> None:
         "0123abcd.dir",
         "4567cdef.dir",
         "speaker-004, speaker-005",
-        "validation speakers, who are neither trained on nor tested",
+        "validation speakers, who are not tested; when all is chosen a linear part learns from them too",
         "synthetic: no figure here says anything about people",
         "2000 resamples of speakers",
         f"emotion: {', '.join(LABELS)}",
