@@ -45,7 +45,8 @@ def obtained(study: Study, asked: Task | None, results: Sequence[Result]) -> Htm
     selected = sorted({result.evaluation.selected_on for result in results if result.evaluation})
     chosen = {
         "test": "on the TEST speakers: the figures are too good",
-        "validation": "by the figure on validation speakers, who are not tested; when all is chosen a linear part learns from them too",
+        "validation": "by the figure on validation speakers, who are not tested; "
+        "when all is chosen a linear part learns from them too",
     }
     extra = f"{choices.pretrain_on.dataset}, and " if choices.pretrain_on else ""
     return joined(
