@@ -10,8 +10,9 @@ later stage, and DVC, reads them.
 
 from __future__ import annotations
 
+import pkgutil
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -25,15 +26,32 @@ from components.systems import Model, Trimodal
 
 RECIPES = Path(__file__).parent / "recipes"
 CHOICES_FILE = Path("params.yaml")
-# A section of that file which `components.schedules` reads.
+# Sections of that file which `components.schedules` and `components.monitoring` read.
 SCHEDULES = "schedules"
+MONITOR = "monitor"
 PARAMS_FILE = Path("build/params.yaml")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the project."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def dataset_names() -> list[str]:
+    """Names of the corpora that can be read: the modules of components/datasets."""
+    found = pkgutil.iter_modules([str(Path(__file__).parent / "datasets")])
+    return sorted(module.name for module in found if not module.name.startswith("_"))
+
+
+# Names that a form offers to choose from; whoever writes another is told the nearest one.
+RecipeName = Annotated[str, Field(json_schema_extra=lambda schema: schema.update(enum=recipe_names()))]
+DatasetName = Annotated[str, Field(json_schema_extra=lambda schema: schema.update(enum=dataset_names()))]
 
 
 class Corpus(Section):
     """One corpus and where it lies."""
 
-    dataset: str = Field("synthetic", description="Name of the corpus: a module of components/datasets.")
+    dataset: DatasetName = Field("synthetic", description="Name of the corpus: a module of components/datasets.")
     root: str | None = Field(None, description="Folder of the release, or the table's file; none for synthetic.")
     task: str | None = Field(None, description="What is asked, where the corpus has several tasks; none: its first.")
     # Set when a run is prepared: DVC does not look outside its repository, so this is what tells it that files
@@ -86,7 +104,7 @@ class Gates(Section):
     max_gain_loss: float = Field(0.45, ge=0, le=1, description="What a voice 12 dB louder or softer may cost.")
     max_dropped_frames_loss: float = Field(0.15, ge=0, le=1, description="What losing every other frame may cost.")
     max_silence_loss: float = Field(
-        0.75, ge=0, le=1, description="What a microphone that is off may cost beyond what no sound at all costs."
+        0.05, ge=0, le=1, description="What a microphone that is off may cost beyond what no sound at all costs."
     )
     num_robustness_clips: int = Field(
         32, ge=0, description="Test clips whose recordings are made worse; 0: none, and no such gate."
@@ -97,6 +115,23 @@ class Gates(Section):
     )
     max_memory_mib: float = Field(4096, gt=0, description="Memory of a server of the bundle, in MiB.")
     max_size_mib: float = Field(2048, gt=0, description="Size of the bundle's files, in MiB.")
+    trial: Literal["none", "shadow", "canary"] = Field(
+        "none",
+        description="Try a model that passed on live requests, before its release. shadow: its answers are compared "
+        "and not returned; canary: they are returned.",
+    )
+    trial_share: float = Field(0.1, gt=0, le=1, description="Share of the live requests for it.")
+    trial_clips: int = Field(200, ge=1, description="Requests that it has to judge before the trial is judged.")
+    trial_timeout_h: float = Field(24.0, gt=0, description="Hours to wait for them; then it is not released.")
+    min_trial_agreement: float = Field(
+        0.5, ge=0, le=1, description="Shadow: share of answers that have to be the champion's; fails only for sure."
+    )
+    max_trial_failed_share: float = Field(
+        0.0, ge=0, le=1, description="Requests that it may fail to answer where the champion does, as a share."
+    )
+    max_trial_slowdown: float = Field(
+        2.0, gt=0, description="How many times as long as the champion it may take for 95 of 100 requests."
+    )
     approval: bool = Field(False, description="Wait for a person's word, in the Prefect UI, before a release.")
     approval_timeout_h: float = Field(24.0, gt=0, description="Hours to wait for it; then the model is not released.")
     num_resamples: int = Field(1000, ge=100, le=100_000, description="Bootstrap resamples over speakers.")
@@ -237,8 +272,41 @@ class Optimization(Section):
     clip_norm: float = Field(1.0, gt=0)
     optimizer: Literal["adamw", "bert_adam"] = Field("adamw", description="bert_adam: without bias correction.")
     schedule: Literal["cosine", "linear"] = Field("cosine", description="How the rate falls after the warm-up.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of the products; bfloat16 is faster on GPUs, and on processors that have it."
+    )
+    activation_checkpointing: bool = Field(
+        False,
+        description="Compute what layers hold a second time instead of keeping it; for models that do not fit into "
+        "memory. Equal results, slower.",
+    )
+    sharding: Literal["none", "full"] = Field(
+        "none",
+        description="Of the weights, gradients and optimizer's states over the workers; full: each holds a share, for "
+        "models that one worker's memory does not hold.",
+    )
+    compile: bool = Field(
+        False,
+        description="Compile the layers first, for long trainings: minutes at the start, and it wants a C++ compiler "
+        "or a GPU. Not together with activation_checkpointing or sharding.",
+    )
     checkpoint_every_steps: int = Field(50, ge=1)
     num_workers: int = Field(2, ge=1)
+    min_workers: int | None = Field(
+        None, ge=1, description="Begin and go on with so few where no more fit; none: always num_workers."
+    )
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers {self.min_workers}: no more than num_workers, {self.num_workers}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_compile(self) -> Self:
+        if self.compile and (self.activation_checkpointing or self.sharding != "none"):
+            raise ValueError("compile: not together with activation_checkpointing or sharding; set it to false")
+        return self
 
 
 class Pretrain(Optimization):
@@ -278,10 +346,10 @@ class Recipe(Section):
 class Choices(Section):
     """What a person chooses for a run: `params.yaml`, the Run form and the command line."""
 
-    recipe: str = Field("quick", description="System and settings: a file of components/recipes.")
+    recipe: RecipeName = Field("quick", description="System and settings: a file of components/recipes.")
     finetune_on: Corpus = Field(Corpus(), description="Labelled corpus.")
     pretrain_on: Corpus | None = Field(None, description="Unlabelled corpus; none: the training part of the first.")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="Of splits, weights and batches.")
     gates: Gates = Gates()
     overrides: dict[str, Any] = Field({}, description="Settings of the recipe to replace, in the recipe's shape.")
 
@@ -297,18 +365,15 @@ class Params(Recipe):
 
 
 def load_choices(path: Path = CHOICES_FILE) -> Choices:
-    """Read `params.yaml` but for its schedules, which are no choice of a run; a missing file means the defaults.
+    """Read `params.yaml` but for what is no choice of a run, its schedules and how drift is watched; a missing file
+    means the defaults.
 
     Raises:
         ValueError: the file is no YAML, or a key or value in it is wrong.
     """
     values = read_yaml(path) if path.exists() else {}
-    return parse(Choices, {key: value for key, value in values.items() if key != SCHEDULES}, source=str(path))
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the project."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    chosen = {key: value for key, value in values.items() if key not in (SCHEDULES, MONITOR)}
+    return parse(Choices, chosen, source=str(path))
 
 
 def resolve(choices: Choices) -> Params:

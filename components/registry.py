@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -42,6 +42,7 @@ class Release:
         run: digest of parameters, data and code that made it.
         commit: of the code, empty when not known.
         data: md5 by name of the data that went in.
+        params: the run's resolved parameters; empty in records from before they were kept.
         metrics: figures on held-out speakers by name (macro_f1, ua, wa).
         created_at: ISO 8601 in UTC.
         note: a person's reason.
@@ -56,6 +57,7 @@ class Release:
     dataset: str = ""
     commit: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Interval] = field(default_factory=dict)
     gates: tuple[GateResult, ...] = ()
     note: str = ""
@@ -117,6 +119,14 @@ class Registry:
             ValueError: a record is damaged or has been removed.
         """
         return tuple(self._read(number) for number in range(1, self._last_number() + 1))
+
+    def release(self, number: int) -> Release:
+        """One record of the log.
+
+        Raises:
+            ValueError: it is missing or damaged.
+        """
+        return self._read(number)
 
     def champion(self) -> Release | None:
         """The last record, or None before the first release.

@@ -24,6 +24,7 @@ _CODE = Path(__file__).parent
 _MODULES = (
     "answers.py",
     "batches.py",
+    "compilation.py",
     "masking.py",
     "masking_joint.py",
     "metrics.py",
@@ -35,6 +36,7 @@ _MODULES = (
     "objectives_audiovisual.py",
     "objectives_labels.py",
     "optimizers.py",
+    "sharding.py",
     "systems.py",
     "task.py",
     "training.py",
@@ -69,6 +71,10 @@ def fit_settings(section: Optimization, *, seed: int) -> FitSettings:
         checkpoint_every_steps=section.checkpoint_every_steps,
         optimizer=section.optimizer,
         schedule=section.schedule,
+        precision=section.precision,
+        activation_checkpointing=section.activation_checkpointing,
+        sharding=section.sharding,
+        compile=section.compile,
     )
 
 

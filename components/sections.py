@@ -17,11 +17,23 @@ SectionType = TypeVar("SectionType", bound=BaseModel)
 
 _TAGS = ("system", "kind")
 
+# How the parts of a setting's name are written for people; a unit at its end goes into brackets.
+_WORDS = {"f1": "F1", "ccc": "CCC", "num": "number of", "min": "least", "max": "largest"}
+_UNITS = {"s": "s", "h": "hours", "mib": "MiB", "hz": "Hz"}
+
+
+def _title(name: str, _field: object) -> str:
+    *words, last = name.split("_")
+    unit = f" ({_UNITS[last]})" if words and last in _UNITS else ""
+    told = " ".join(_WORDS.get(word, word) for word in (words if unit else [*words, last]))
+    return f"{told[:1].upper()}{told[1:]}{unit}"
+
 
 class Section(BaseModel):
     """A group of settings that refuses keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # The titles are those of the Run form.
+    model_config = ConfigDict(extra="forbid", frozen=True, field_title_generator=_title)
 
 
 def parse(model: type[SectionType], values: object, *, source: str) -> SectionType:

@@ -23,6 +23,9 @@ _OF_THE_SYSTEM = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR",
 # Ray puts sockets below its temporary folder, and Linux limits a socket's path to 107 bytes.
 _LONGEST_RAY_FOLDER = 40
 
+# Variables of places that each machine of a Ray has for itself.
+OF_A_MACHINE = ("AFFECT_HOME", "AFFECT_SCRATCH", "AFFECT_API_KEYS_FILE", "AFFECT_RAY_TOKEN_FILE")
+
 # For a Ray's own processes. A run's workers have an environment of its own: none of those that Ray starts beforehand,
 # one a processor, would ever be used.
 NODE_ENVIRONMENT = {"RAY_prestart_worker_first_driver": "0"}
@@ -69,6 +72,9 @@ class Settings(BaseSettings):
     )
     api_keys_file: Path = Field(default=Path(), description="File of such lines, when there is no `api_keys`.")
     api_key: str = Field(default="", repr=False, description="The key that this machine asks endpoints with.")
+    sample_share: float = Field(
+        default=0.0, ge=0, le=1, description="Share of requests of which the endpoint keeps statistics and answers."
+    )
     parent_pid: int = Field(default=0, description="A stage ends itself when this process is gone; 0: never.")
     share_frames: bool = Field(
         default=False,
@@ -88,6 +94,11 @@ class Settings(BaseSettings):
             object.__setattr__(self, "storage_url", str(self.home / "store"))
         given = self.api_keys_file
         object.__setattr__(self, "api_keys_file", self.home / "api-keys" if given == Path() else given.resolve())
+
+    @property
+    def goes_by_store(self) -> bool:
+        """Whether stages hand over by the store: it is not of this machine alone, or another may run them."""
+        return bool(self.rayjob) or self.storage_url.startswith("s3://")
 
     @property
     def prefect_url(self) -> str:

@@ -28,6 +28,7 @@ from components.media import Limits, MediaError, source_of
 from components.params import Features
 from components.shards import Example, ShardNotes, Skipped, read_notes, shard_name, write_shard
 from components.shared_frames import SharedFrames
+from components.stage import Cost, own_cost, spend
 from components.task import Task
 
 # A clip may be a few seconds of a long recording; what is decoded of it is bounded by the settings.
@@ -81,6 +82,7 @@ def write_shards(plans: Sequence[ShardPlan]) -> Iterator[ShardPlan]:
     write = functools.partial(_write_row, references=references)
     tasks = ray.data.from_items(rows, override_num_blocks=len(rows)).map(write, num_cpus=1)
     for row in tasks.iter_rows():
+        spend(Cost(float(row["cpu_s"])))
         if row["error"]:
             raise OSError(row["error"])
         yield to_write[row["number"]]
@@ -88,12 +90,12 @@ def write_shards(plans: Sequence[ShardPlan]) -> Iterator[ShardPlan]:
 
 def _write_row(row: dict[str, Any], references: list[ray.ObjectRef[ShardPlan]]) -> dict[str, Any]:
     """One Ray task. An error of the disk comes back as text: Ray would wrap it beyond recognition."""
-    plan = ray.get(references[row["number"]])
+    plan, error, began = ray.get(references[row["number"]]), "", own_cost()
     try:
         write_plan(plan)
-    except OSError as error:
-        return {"number": row["number"], "error": f"{plan.path} cannot be written: {error}"}
-    return {"number": row["number"], "error": ""}
+    except OSError as failure:
+        error = f"{plan.path} cannot be written: {failure}"
+    return {"number": row["number"], "error": error, "cpu_s": own_cost().cpu_s - began.cpu_s}
 
 
 def write_plan(plan: ShardPlan) -> None:

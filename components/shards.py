@@ -10,9 +10,11 @@ Shapes: N clips, C labels, T steps, F features of a step.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from operator import eq
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import pyarrow as pa
@@ -104,7 +106,7 @@ class ShardSet:
     Attributes:
         clip_ids, speaker_ids: one a clip.
         labels_NC: (N, C) float32; a row of NaN for a clip without labels, no columns when none has any.
-        num_steps_N3: (N, 3) int64 steps of audio, video and text.
+        num_steps_N3: (N, 3) int32 steps of audio, video and text.
 
     Raises:
         ValueError: a shard is damaged, or shards were made with different settings.
@@ -119,11 +121,11 @@ class ShardSet:
                     f"{shard.path} has features of widths {shard.widths}, {self.paths[0]} of "
                     f"{self._shards[0].widths}: run `dvc repro features` so that all are made alike"
                 )
-        self.clip_ids: Sequence[str] = [name for shard in self._shards for name in shard.names("clip_id")]
-        self.speaker_ids: Sequence[str] = [name for shard in self._shards for name in shard.names("speaker_id")]
-        steps = [shard.num_steps_N3 for shard in self._shards]
-        self.num_steps_N3: NDArray[np.int64] = np.concatenate([np.zeros((0, 3), np.int64), *steps])
-        self._ends = np.cumsum([len(shard.num_steps_N3) for shard in self._shards])
+        self.clip_ids: Sequence[str] = _Names([shard.batch.column("clip_id") for shard in self._shards])
+        self.speaker_ids: Sequence[str] = _Names([shard.batch.column("speaker_id") for shard in self._shards])
+        steps = [shard.num_steps_N3() for shard in self._shards]
+        self.num_steps_N3: NDArray[np.int32] = np.concatenate([np.zeros((0, 3), np.int32), *steps])
+        self._ends = np.cumsum([len(each) for each in steps])
         self.labels_NC = _labels(self._shards)
 
     def __len__(self) -> int:
@@ -162,6 +164,37 @@ def open_split(features_folder: Path, *splits: str) -> ShardSet:
     return ShardSet(paths)
 
 
+class _Names(Sequence[str]):
+    """Strings that stay in the mapped files: a million of Python's own would take a hundred megabytes."""
+
+    def __init__(self, columns: Sequence[pa.StringArray]) -> None:
+        self._column = pa.chunked_array(columns, pa.string())
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        found: str | list[str] = (
+            self._column[index].to_pylist() if isinstance(index, slice) else self._column[int(index)].as_py()
+        )
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        for chunk in self._column.chunks:
+            yield from chunk.to_pylist()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]  # as of every sequence that is compared by content
+
+
 class _Shard:
     """One mapped file."""
 
@@ -171,15 +204,13 @@ class _Shard:
         columns = [self.batch.column(name) for name in ("audio", "video", "word_ids")]
         self.widths: tuple[int, int] = (columns[0].type.value_type.list_size, columns[1].type.value_type.list_size)
         self.offsets = [column.offsets.to_numpy() for column in columns]
-        self.num_steps_N3: NDArray[np.int64] = np.stack([np.diff(ends) for ends in self.offsets], 1).astype(np.int64)
         audio, video, words = (column.values for column in columns)
         self.audio_TF = audio.values.to_numpy(zero_copy_only=True).reshape(-1, self.widths[0])
         self.video_TF = video.values.to_numpy(zero_copy_only=True).reshape(-1, self.widths[1])
         self.word_ids_T = words.to_numpy(zero_copy_only=True)
 
-    def names(self, column: str) -> list[str]:
-        names: list[str] = self.batch.column(column).to_pylist()
-        return names
+    def num_steps_N3(self) -> NDArray[np.int32]:
+        return np.stack([np.diff(ends) for ends in self.offsets], 1).astype(np.int32)
 
     def features(self, row: int) -> ClipFeatures:
         audio, video, words = (slice(ends[row], ends[row + 1]) for ends in self.offsets)
@@ -239,9 +270,12 @@ def _ragged(num_steps: Sequence[int], values: pa.Array | NDArray[np.generic]) ->
 
 
 def _labels(shards: Sequence[_Shard]) -> NDArray[np.float32]:
-    rows: list[list[float]] = [row for shard in shards for row in shard.batch.column("label_values").to_pylist()]
-    counts = {len(row) for row in rows} - {0}
+    columns = [shard.batch.column("label_values") for shard in shards]
+    counts_N = np.concatenate([np.zeros(0, np.int64), *(np.diff(column.offsets.to_numpy()) for column in columns)])
+    counts = sorted({int(count) for count in np.unique(counts_N)} - {0})
     if len(counts) > 1:
-        raise ValueError(f"{shards[0].path.parent}: clips with {sorted(counts)} labels: run `dvc repro features`")
-    num_labels = max(counts, default=0)
-    return np.asarray([row or [np.nan] * num_labels for row in rows], np.float32).reshape(len(rows), num_labels)
+        raise ValueError(f"{shards[0].path.parent}: clips with {counts} labels: run `dvc repro features`")
+    labels_NC = np.full((len(counts_N), max(counts, default=0)), np.nan, np.float32)
+    values = [column.flatten().to_numpy() for column in columns]
+    labels_NC[counts_N > 0] = np.concatenate([np.zeros(0, np.float32), *values]).reshape(-1, labels_NC.shape[1] or 1)
+    return labels_NC

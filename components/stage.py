@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import select
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
@@ -17,6 +20,8 @@ PROGRESS_MARK = "@progress "
 
 # Status of a stage that may succeed when it is run again (EX_TEMPFAIL of <sysexits.h>).
 TRANSIENT_STATUS = 75
+# Status of a stage that was only to be brought from the store, which does not have what it makes.
+NOT_THERE_STATUS = 3
 
 
 @dataclass(frozen=True)
@@ -50,15 +55,60 @@ def read_progress(line: str) -> Progress | None:
         return None
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a stage used: seconds of processors, and of GPUs that were held for it."""
+
+    cpu_s: float = 0.0
+    gpu_s: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.cpu_s + other.cpu_s, self.gpu_s + other.gpu_s)
+
+
+# Of this process's workers on Ray, which are not its children.
+_elsewhere = Cost()
+
+
+def spend(cost: Cost) -> None:
+    """Count what a worker of this stage used on Ray; the stage tells the sum when it ends."""
+    global _elsewhere
+    _elsewhere += cost
+
+
+def own_cost() -> Cost:
+    """What this process and its children that have ended used so far."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return Cost(sum(each.ru_utime + each.ru_stime for each in used))
+
+
+def read_cost(line: str) -> Cost | None:
+    """The cost that a line of a stage's output tells, or None for any other line."""
+    found = _COST.fullmatch(line.strip())
+    return Cost(float(found[1]), float(found[2])) if found else None
+
+
+_COST = re.compile(r"cost: ([0-9.]+) s of processors, ([0-9.]+) s of GPUs")
+
+
 def run_stage(main: Callable[[], None]) -> None:
-    """Run a stage's `main` as a process of its own.
+    """Run a stage's `main` as a process of its own, which tells its cost when it has done its work.
 
     A mistake in the input ends it with status 1 and one line on standard error, a connection that failed with
     `TRANSIENT_STATUS` and such a line; a mistake in the program keeps its traceback.
     """
     _end_with_parent(settings.load().parent_pid)
-    try:
+    with one_line_errors():
         main()
+    cost = own_cost() + _elsewhere
+    print(f"cost: {cost.cpu_s:.1f} s of processors, {cost.gpu_s:.1f} s of GPUs", flush=True)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End this process as `run_stage` says when a mistake in the input or a failed connection ends the block."""
+    try:
+        yield
     except (ValueError, OSError) as error:
         _end(error)
     except _store_errors() as error:
@@ -75,7 +125,7 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, (ConnectionError, TimeoutError, *_store_errors()))
 
 
-def _store_errors() -> tuple[type[BaseException], ...]:
+def _store_errors() -> tuple[type[Exception], ...]:
     """What the client of an object store raises on its way there, once somebody has imported it."""
     client = sys.modules.get("botocore.exceptions")
     return () if client is None else (client.ConnectionError, client.HTTPClientError)

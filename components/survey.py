@@ -18,6 +18,7 @@ from components import compute, datasets
 from components.clip import Clip
 from components.inspection import Bounds, ClipError, Inspected, inspect
 from components.media import MediaError
+from components.stage import Cost, own_cost, spend
 
 _CLIPS_PER_BLOCK: Final = 16
 _MAX_BLOCKS: Final = 256
@@ -115,6 +116,7 @@ def _inspect(
                 compute=ray.data.TaskPoolStrategy(size=min(compute.num_cpus(), num_blocks)),
             )
             for row in rows.iter_rows():
+                spend(Cost(float(row["cpu_s"])))
                 yield candidates[int(row["index"])], _OUTCOME.validate_json(row["outcome"])
     finally:
         context.enable_progress_bars = had_bars
@@ -124,6 +126,7 @@ def _step(row: dict[str, Any], work: Callable[[Candidate], Outcome], begun: str)
     """Do one task in a worker, with a file in the folder `begun` that is as long as it was begun often."""
     # One process a core: threads inside it would only get in each other's way.
     cv2.setNumThreads(1)
+    began = own_cost()
     index, candidate = row["index"], row["candidate"]
     mark = Path(begun) / str(index)
     mark.parent.mkdir(exist_ok=True)
@@ -135,7 +138,7 @@ def _step(row: dict[str, Any], work: Callable[[Candidate], Outcome], begun: str)
     else:
         outcome = work(candidate)
     mark.unlink()
-    return {"index": index, "outcome": _OUTCOME.dump_json(outcome)}
+    return {"index": index, "outcome": _OUTCOME.dump_json(outcome), "cpu_s": own_cost().cpu_s - began.cpu_s}
 
 
 def _with_folder(clip: Clip, candidate: Candidate) -> Clip:

@@ -24,7 +24,7 @@ from components.features import clip_features, speech
 from components.media import MediaError, source_of
 from components.params import Features
 from components.shard_plans import MEDIA_LIMITS
-from components.stage import progress
+from components.stage import Cost, own_cost, progress, spend
 from components.storage import write_atomically
 
 FILE: Final = "transcripts.parquet"
@@ -95,6 +95,7 @@ def _write(blocks: Sequence[tuple[Path, Sequence[Clip]]], config: Features, *, n
     rows = ray.data.from_items([{"number": number} for number in range(len(blocks))], override_num_blocks=len(blocks))
     total = num_done + len(blocks)
     for row in rows.map(work, num_cpus=1).iter_rows():
+        spend(Cost(float(row["cpu_s"])))
         if row["error"]:
             raise OSError(row["error"])
         num_done += 1
@@ -106,12 +107,12 @@ def _write_row(
     row: dict[str, Any], references: list[ray.ObjectRef[tuple[Path, Sequence[Clip], Features]]]
 ) -> dict[str, Any]:
     """One Ray task. An error of the disk comes back as text: Ray would wrap it beyond recognition."""
-    path, block, config = ray.get(references[row["number"]])
+    (path, block, config), error, began = ray.get(references[row["number"]]), "", own_cost()
     try:
         write_atomically(path, json.dumps(_words(block, config), ensure_ascii=True, indent=1).encode())
-    except OSError as error:
-        return {"number": row["number"], "error": f"{path} cannot be written: {error}"}
-    return {"number": row["number"], "error": ""}
+    except OSError as failure:
+        error = f"{path} cannot be written: {failure}"
+    return {"number": row["number"], "error": error, "cpu_s": own_cost().cpu_s - began.cpu_s}
 
 
 def _words(clips: Sequence[Clip], config: Features) -> dict[str, str]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from components.settings import NODE_ENVIRONMENT, Settings
 
@@ -34,6 +36,21 @@ os.environ.update(
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }
 )
+
+
+# How fast a machine is, is nothing that a test may fail of.
+hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("untimed")
+
+# Whichever test comes first waits for the platform's first run, which takes minutes.
+_PLATFORM_TIMEOUT_S = 1500
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test of the running platform the time that the platform takes."""
+    for item in items:
+        if item.get_closest_marker("platform"):
+            item.add_marker(pytest.mark.timeout(_PLATFORM_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,7 @@ def test_log_mel_equals_the_slow_definition(config: AudioFeatures) -> None:
     np.testing.assert_allclose(found.astype(np.float64), expected, atol=4e-3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(num_samples=st.integers(0, 40_000), stack=st.integers(1, 6), num_mels=st.sampled_from([8, 40, 128]))
 def test_audio_steps_follow_the_formula(num_samples: int, stack: int, num_mels: int) -> None:
     config = AudioFeatures(stack=stack, num_mels=num_mels)
@@ -298,7 +298,7 @@ def test_vocabulary_and_words_are_cut() -> None:
     assert (len(ids), is_cut) == (2, True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(transcript=st.one_of(st.none(), st.text(st.characters(codec=None))))
 def test_any_transcript_is_encoded(transcript: str | None) -> None:
     ids, _ = text.encode(TOKENIZER, transcript, CONFIG.text)
@@ -375,8 +375,7 @@ def test_what_is_odd_is_told() -> None:
     silent = recording(np.zeros(RATE_HZ, np.float32), np.zeros((12, 64, 64), np.uint8))
     features, warnings = clip_features.compute(silent, None, CONFIG, TOKENIZER)
     assert warnings == ("silence", "no-face")
-    assert len(features.audio_TF) == 25
-    assert len(features.video_TF) == 0
+    assert (len(features.audio_TF), len(features.video_TF)) == (0, 0)
 
 
 def test_long_clips_are_cut_and_told(tmp_path: Path) -> None:

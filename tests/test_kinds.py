@@ -13,7 +13,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from components import bundle, bundle_files, evaluate, gates, metrics, metrics_regression, predictor, report, scoring
+from components import (
+    bundle,
+    bundle_files,
+    evaluate,
+    gates,
+    metrics,
+    metrics_regression,
+    predictor,
+    report,
+    run_report,
+    scoring,
+)
 from components.bundle import Bundle
 from components.gates.__main__ import main as judge_bundle
 from components.gates.champion import NotWorseThanChampion
@@ -21,6 +32,7 @@ from components.gates.floor import HeadlineFloor
 from components.gates.gathering import gather
 from components.metrics_multilabel import mean_weighted_accuracy
 from components.report import HEADLINES, LabelReport
+from components.run_record import RunRecord
 from components.shards import Example, ShardSet, open_split, write_shard
 from components.task import Task
 from serving.prediction import LabelPrediction, Request, ValuePrediction
@@ -270,7 +282,8 @@ def test_answers_of_a_champion_go_by_name_and_scale(made: Made) -> None:
 
 
 def test_the_bundle_brings_its_task_along(made: Made) -> None:
-    names = set(bundle_files.FILES) | {"task.json"} | ({"thresholds.json"} if made.kind == "multilabel" else set())
+    thresholds = {"thresholds.json"} if made.kind == "multilabel" else set()
+    names = {*bundle_files.FILES, "graph.pt", "task.json"} | thresholds
     assert {path.name for path in made.bundle.folder.iterdir()} == names
     assert made.bundle.task == made.task
     assert json.loads((made.bundle.folder / "labels.json").read_text()) == list(made.task.labels)
@@ -410,3 +423,15 @@ def test_an_answer_does_not_depend_on_its_company(made: Made, runtime: Runtime) 
 
 def test_a_folder_without_task_json_is_of_classes(finished_run: FinishedRun) -> None:
     assert predictor.read_task(finished_run.build / "finetune") == Task("classes", LABELS)
+
+
+def test_the_report_of_a_run_shows_its_kind(made: Made) -> None:
+    record = RunRecord("id", "digest", "/folder", "2026-01-01T10:00:00+00:00", outcome="promoted", release=1)
+    html = run_report.build(run_report.gather(record, None, made.build))
+    assert '<section id="answers">' in html
+    # Values have no probabilities that could be right or wrong.
+    assert ('<section id="reliability">' in html) is (made.kind == "multilabel")
+    for label in made.task.labels:
+        assert f"<td>{label}</td>" in html
+    headline = HEADLINES[made.kind]
+    assert f"{made.figures.figures[headline.name].value:.3f}" in html

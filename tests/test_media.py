@@ -282,7 +282,7 @@ def test_error_survives_the_way_between_processes() -> None:
     assert (error.code, str(error)) == ("empty", "a b")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     edits=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=40),
     keep=st.floats(0.05, 1),
@@ -305,7 +305,7 @@ def test_mutated_files_end_in_arrays_or_a_media_error(
     assert recording.duration_s <= 31
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.binary(max_size=3_000))
 def test_garbage_is_never_anything_else_than_a_media_error(content: bytes) -> None:
     with pytest.raises(media.MediaError):

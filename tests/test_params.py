@@ -35,6 +35,7 @@ def test_a_resolved_run_reads_back_as_it_was() -> None:
     ("recipe", "assignment", "message"),
     [
         ("quick", "model.widht=8", r"unknown key model\.widht; did you mean width\?"),
+        ("quick", "finetune.min_workers=3", r"finetune: min_workers 3: no more than num_workers, 2"),
         ("tran2022_base", "model.casual=true", r"unknown key model\.casual; did you mean causal\?"),
         ("tran2022_base", "model.modality_weights=[1,1,1]", r"unknown key model\.modality_weights"),
         ("quick", "model.system=trimodel", r"unknown system 'trimodel' in model; did you mean trimodal\? there are: "),
@@ -50,6 +51,13 @@ def test_a_wrong_setting_is_told_in_one_line(recipe: str, assignment: str, messa
     with pytest.raises(ValueError, match=f"^--set: {message}") as caught:
         with_setting(Choices(recipe=recipe), assignment)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("other", ["activation_checkpointing=true", "sharding=full"])
+def test_compiled_layers_are_neither_sharded_nor_computed_again(other: str) -> None:
+    compiled = with_setting(Choices(recipe="quick"), "finetune.compile=true")
+    with pytest.raises(ValueError, match=r"finetune: compile: not together with"):
+        with_setting(compiled, f"finetune.{other}")
 
 
 def test_settings_of_the_chosen_system_are_known() -> None:

@@ -21,7 +21,7 @@ def buzz(pitch_hz: float, *, rate_hz: int, level: float = 0.1) -> NDArray[np.flo
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     pitch_hz=st.floats(75, 450), rate_hz=st.sampled_from([8_000, 16_000, 22_050, 44_100]), level=st.floats(0.005, 0.2)
 )

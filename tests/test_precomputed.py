@@ -83,7 +83,7 @@ def slow_mean(rows: Rows, start_s: float, end_s: float, step_s: float) -> NDArra
     return np.array(steps)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     row_s=st.sampled_from([0.01, 1 / 30, 0.2, 0.31, 1.3]),

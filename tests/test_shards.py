@@ -37,7 +37,7 @@ counts = st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 6))
 labels = st.one_of(st.just(()), st.tuples(st.floats(0, 1, width=32), st.floats(0, 1, width=32)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(shards=st.lists(st.lists(st.tuples(counts, labels), max_size=5), max_size=4))
 def test_what_is_written_is_read_again(shards: list[list[tuple[tuple[int, int, int], tuple[float, ...]]]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

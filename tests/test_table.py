@@ -120,7 +120,7 @@ def test_missing_table(tmp_path: Path) -> None:
         list(table.read(tmp_path / "none.csv", None))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
 @given(
     st.one_of(st.binary(max_size=300), st.text(max_size=200).map(lambda text: f"speaker_id,audio_uri,labels\n{text}"))
 )

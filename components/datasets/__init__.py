@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +64,7 @@ class GeneratedModule(Protocol):
 
 def names() -> list[str]:
     """Names of the corpora that come with the project."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return params.dataset_names()
 
 
 def load(name: str) -> DatasetModule:

@@ -97,11 +97,11 @@ def compute(
 ) -> tuple[ClipFeatures, tuple[FeatureWarning, ...]]:
     """The features of one clip, and what should be told about it.
 
-    What the recording lacks has no steps; so has the picture when no face is in it ("no-face"). A silent sound is
-    kept, because silence says something too, and told ("silence"). What lies behind `max_duration_s`, and words
-    behind `max_words`, is left out and told ("truncated"). What is precomputed is taken from `given`; where nothing is
-    given, as in serving, the modality is missing and told ("no-features"). Where the settings say so, the words of a
-    sound without a transcript are recognized, and told ("transcribed").
+    What the recording lacks has no steps; so has the picture when no face is in it ("no-face"), and the sound when it
+    is silent from end to end ("silence"): nobody is heard, which a model that goes by loudness takes for a mood. What
+    lies behind `max_duration_s`, and words behind `max_words`, is left out and told ("truncated"). What is precomputed
+    is taken from `given`; where nothing is given, as in serving, the modality is missing and told ("no-features").
+    Where the settings say so, the words of a sound without a transcript are recognized, and told ("transcribed").
     """
     waveform_T = heard(recording, config)
     if transcript is None and waveform_T is not None and _transcribes(config):
@@ -119,15 +119,21 @@ def heard(recording: Recording, config: Features) -> NDArray[np.float32] | None:
     return recording.waveform_T[: round(config.max_duration_s * config.audio.sample_rate_hz)]
 
 
+def is_silent(waveform_T: NDArray[np.float32]) -> bool:
+    """Whether nothing is heard from end to end, as of a microphone that is switched off."""
+    return not len(waveform_T) or bool(np.sqrt(np.square(waveform_T).mean()) < SILENCE_LEVEL)
+
+
 def compute_frames(recording: Recording, config: Features) -> Frames:
     """What of a clip's features follows from its files alone."""
     warnings: list[FeatureWarning] = []
     audio_TF = np.zeros((0, audio_width(config.audio)), np.float16)
     waveform_T = heard(recording, config)
     if waveform_T is not None and _describes_sound(config):
-        audio_TF = describe_sound(waveform_T, config.audio)
-        if not len(waveform_T) or np.sqrt(np.square(waveform_T).mean()) < SILENCE_LEVEL:
+        if is_silent(waveform_T):
             warnings.append("silence")
+        else:
+            audio_TF = describe_sound(waveform_T, config.audio)
     video_TF = np.zeros((0, video_width(config.video)), np.float16)
     if recording.frames_THW is not None:
         num_kept = int(np.searchsorted(recording.frame_times_s, config.max_duration_s))

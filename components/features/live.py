@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.features.audio import audio_width, describe_sound
-from components.features.clip_features import SILENCE_LEVEL, FeatureWarning, Frames
+from components.features.clip_features import FeatureWarning, Frames, is_silent
 from components.features.face_detectors import detector_of
 from components.features.faces import FaceSearch
 from components.features.video import crop, crop_side, describe_faces, video_width
@@ -87,9 +87,11 @@ class LiveFrames:
         warnings: list[FeatureWarning] = []
         audio_TF = np.zeros((0, audio_width(config.audio)), np.float16)
         if self._uses_audio and self._num_samples:
-            audio_TF = describe_sound(self._sound_from(start_s), config.audio)
-            if self._is_silent(start_s):
+            waveform_T = self._sound_from(start_s)
+            if is_silent(waveform_T):
                 warnings.append("silence")
+            else:
+                audio_TF = describe_sound(waveform_T, config.audio)
         video_TF = self._picture_from(first_frame)
         if self._uses_video and self._num_frames and not len(video_TF):
             warnings.append("no-face")
@@ -108,10 +110,6 @@ class LiveFrames:
     def _sound_from(self, start_s: float) -> NDArray[np.float32]:
         first_kept = self._num_samples - len(self._waveform_T)
         return self._waveform_T[max(0, round(start_s * self._config.audio.sample_rate_hz) - first_kept) :]
-
-    def _is_silent(self, start_s: float) -> bool:
-        waveform_T = self._sound_from(start_s)
-        return not len(waveform_T) or bool(np.sqrt(np.square(waveform_T).mean()) < SILENCE_LEVEL)
 
     def _picture_from(self, first_frame: int) -> NDArray[np.float16]:
         """(T, F); no steps where no face is seen in any of them."""
