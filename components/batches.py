@@ -9,9 +9,11 @@ video, text).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,8 +24,11 @@ from components.clip import MODALITIES, Modality
 from components.features import ClipFeatures
 from components.task import Task
 
-# Clips of this many batches are sorted by length together: padding stays low and batches still differ by epoch.
-_BATCHES_PER_WINDOW = 16
+# Clips of so many batches are sorted by length together: the more, the less padding, and the less do batches differ by
+# epoch. A quarter of the epoch, and not fewer or more than these.
+_BATCHES_PER_WINDOW = (16, 64)
+# Batches that are read before they are asked for.
+_READ_AHEAD = 2
 
 
 class ClipSource(Protocol):
@@ -46,7 +51,7 @@ class ClipSource(Protocol):
     def labels_NC(self) -> NDArray[np.float32]: ...
 
     @property
-    def num_steps_N3(self) -> NDArray[np.int64]: ...
+    def num_steps_N3(self) -> NDArray[np.integer[Any]]: ...
 
     def __len__(self) -> int: ...
 
@@ -74,6 +79,10 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         return Batch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+
+    def pinned(self) -> Batch:
+        """The batch in memory that the system does not move."""
+        return Batch(*(getattr(self, field.name).pin_memory() for field in fields(self)))
 
     def inputs(self) -> dict[str, Tensor]:
         """The six arguments of a model's `forward`."""
@@ -114,7 +123,7 @@ class Subset:
         self.clip_ids: Sequence[str] = [source.clip_ids[index] for index in indices]
         self.speaker_ids: Sequence[str] = [source.speaker_ids[index] for index in indices]
         self.labels_NC: NDArray[np.float32] = source.labels_NC[indices]
-        self.num_steps_N3: NDArray[np.int64] = source.num_steps_N3[indices]
+        self.num_steps_N3: NDArray[np.integer[Any]] = source.num_steps_N3[indices]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -192,10 +201,36 @@ def collate(source: ClipSource, indices: Sequence[int] | NDArray[np.int64]) -> B
     )
 
 
+def in_advance(source: ClipSource, parts: Iterable[NDArray[np.int64]], *, pinned: bool = False) -> Iterator[Batch]:
+    """The batches of these clips in their order, each read while the one before is worked on.
+
+    Args:
+        pinned: put them into memory from which a GPU fetches them by itself.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        ready: deque[Future[Batch]] = deque()
+        try:
+            for part in parts:
+                ready.append(thread.submit(_read, source, part, pinned))
+                if len(ready) > _READ_AHEAD:
+                    yield ready.popleft().result()
+            while ready:
+                yield ready.popleft().result()
+        finally:
+            for batch in ready:
+                batch.cancel()
+
+
 def in_order(source: ClipSource, *, batch_size: int = 64) -> Iterator[Batch]:
     """All clips of a source once, in its order."""
     for start in range(0, len(source), batch_size):
         yield collate(source, range(start, min(start + batch_size, len(source))))
+
+
+def padding_waste(steps_N: NDArray[np.int64], plan: Sequence[NDArray[np.int64]]) -> float:
+    """The share of the steps of a plan's batches that are padding, of clips with so many steps."""
+    padded = sum(int(steps_N[batch_N].max()) * len(batch_N) for batch_N in plan)
+    return 1 - sum(int(steps_N[batch_N].sum()) for batch_N in plan) / max(padded, 1)
 
 
 def plan_epoch(costs_N: NDArray[np.int64], *, batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
@@ -212,7 +247,7 @@ def plan_epoch(costs_N: NDArray[np.int64], *, batch_size: int, seed: int, epoch:
         raise ValueError("there are no clips to train on: look at build/clips/rejected.parquet for what was refused")
     random = np.random.Generator(np.random.Philox([seed, epoch]))
     order_N = random.permutation(num_clips)
-    window = batch_size * _BATCHES_PER_WINDOW
+    window = batch_size * int(np.clip(num_clips // (4 * batch_size), *_BATCHES_PER_WINDOW))
     windows = [order_N[start : start + window] for start in range(0, num_clips, window)]
     sorted_N = np.concatenate([clips[np.argsort(costs_N[clips], kind="stable")] for clips in windows])
     batches = np.array_split(sorted_N, -(-num_clips // batch_size))
@@ -227,8 +262,13 @@ def share(batch_N: NDArray[np.int64], *, rank: int, num_workers: int) -> NDArray
 
 def costs(source: ClipSource) -> NDArray[np.int64]:
     """What a clip costs a step, up to a factor: its longest modality, for video and words have fewer steps."""
-    costs_N: NDArray[np.int64] = np.max(source.num_steps_N3, axis=1)
+    costs_N: NDArray[np.int64] = np.max(source.num_steps_N3, axis=1).astype(np.int64)
     return costs_N
+
+
+def _read(source: ClipSource, part: NDArray[np.int64], pinned: bool) -> Batch:
+    batch = collate(source, part)
+    return batch.pinned() if pinned else batch
 
 
 def _pad_frames(sequences: Sequence[NDArray[np.float16]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -3,19 +3,17 @@
 It puts `training.fit` on workers, carries its states to the store and back, and turns what Ray reports into the
 error that a person can act on. A run's name is its identity: the same name goes on where it stopped.
 
-A state is one file, written whole, that begins with its own digest. Ray's record of the checkpoints
-(`checkpoint_manager_snapshot.json`) is not written atomically, and Ray refuses to start on a damaged one, so it is
-never read again: a start looks at the files themselves, takes the newest that is whole, and removes the others.
+Ray's record of the checkpoints (`checkpoint_manager_snapshot.json`) is not written atomically, and Ray refuses to start
+on a damaged one, so it is never read again: a start looks at the files themselves, takes the newest that is whole, and
+removes the others.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import io
 import os
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+import time
+from dataclasses import dataclass
+from typing import Final
 
 import ray
 import ray.train
@@ -24,17 +22,16 @@ from ray.train.torch import TorchTrainer
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from components import compute, settings
+from components import checkpoints, compute, machine, settings
 from components.batches import ClipSource
+from components.checkpoints import CheckpointFailed, Checkpoints, Writer
 from components.objectives import Objective
-from components.stage import progress
+from components.shard_parcels import Parcel, pack
+from components.stage import Cost, own_cost, progress, spend
 from components.storage import Storage
-from components.training import FitSettings, HistoryRow, NonFiniteLoss, TrainingState, Validation, fit
+from components.training import FitSettings, NonFiniteLoss, TrainingState, Validation, fit
 
-_FOLDER: Final = "checkpoints"
-_STATE_FILE: Final = "state.pt"
 _SNAPSHOT_FILE: Final = "checkpoint_manager_snapshot.json"
-_DIGEST_CHARACTERS: Final = 64
 
 # Ray polls its workers every two seconds by default, several times before the first step.
 _ENVIRONMENT: Final = {
@@ -44,15 +41,13 @@ _ENVIRONMENT: Final = {
     # Ray prints a worker's lines again with its own logger.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
+# Several machines: a lost one's successor has to be found, and to start.
+_REPLACEMENT_S: Final = 1800
 _NUM_RESTARTS: Final = 3
 
 
 class WorkersFailed(ChildProcessError):
     """The workers ended again and again without a cause that the input explains."""
-
-
-class CheckpointFailed(OSError):
-    """A state could not be written; raised on every worker at once."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +59,8 @@ class Job:
         stage: name shown with the progress.
         model: the initial weights; left as they are.
         num_workers: processes that share each batch.
+        min_workers: with how few of them it begins and goes on where there is no place for more; None: with no fewer.
+            Then two equal jobs end in equal weights only if they had the same workers in the same steps.
     """
 
     name: str
@@ -74,6 +71,11 @@ class Job:
     objective: Objective
     settings: FitSettings
     num_workers: int
+    min_workers: int | None = None
+
+    @property
+    def needed_workers(self) -> int:
+        return self.min_workers or self.num_workers
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ class _Part:
     use_gpu: bool
     num_threads: int
 
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.storage, self.job.name)
+
 
 def train(job: Job) -> TrainingState:
     """Run a job to its end, from its newest state if there is one, and return the last state.
@@ -94,24 +100,33 @@ def train(job: Job) -> TrainingState:
         WorkersFailed: workers were lost more often than they are replaced.
     """
     storage = Storage(settings.load().storage_url)
-    newest = _clean(storage, job.name)
+    states = Checkpoints(storage, job.name)
+    newest = states.newest()
+    # What an earlier start left besides.
+    states.keep_only(newest, also_remove=_SNAPSHOT_FILE)
     if newest is not None and newest.finished:
         return newest
     os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
     compute.connect()
+    use_gpu, resources = _resources(job)
+    part: _Part | Parcel = _Part(job, storage, use_gpu, settings.load().train_threads)
     if compute.num_nodes() == 1:
         # It watches for nodes that are about to be taken away, which costs a process.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    use_gpu, resources = _resources(job)
+    else:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_REPLACEMENT_S))
+        part = pack(part, storage)
     trainer = TorchTrainer(
         _work,  # type: ignore[arg-type]  # Ray hands over any dictionary
-        train_loop_config={"part": _Part(job, storage, use_gpu, settings.load().train_threads)},
+        train_loop_config={"part": part},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=job.num_workers, use_gpu=use_gpu, resources_per_worker=resources
+            num_workers=(job.min_workers, job.num_workers) if job.min_workers else job.num_workers,  # type: ignore[arg-type]  # as below
+            use_gpu=use_gpu,
+            resources_per_worker=resources,
         ),
         run_config=ray.train.RunConfig(
             name=job.name,
-            storage_path=storage.uri(_FOLDER),
+            storage_path=storage.uri(checkpoints.FOLDER),
             # Without a limit for the controller Ray retries for ever what can never be placed.
             failure_config=ray.train.FailureConfig(max_failures=_NUM_RESTARTS, controller_failure_limit=0),  # type: ignore[call-arg]  # these are the types of Ray Train 1
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
@@ -126,7 +141,9 @@ def train(job: Job) -> TrainingState:
         raise _cause(error, job) from error
     if isinstance(ended_by, Exception):
         raise ended_by
-    state = _newest(storage, job.name)
+    assert isinstance(ended_by, Cost)
+    spend(ended_by)
+    state = states.newest()
     assert state is not None
     assert state.finished
     return state
@@ -134,29 +151,7 @@ def train(job: Job) -> TrainingState:
 
 def forget(name: str) -> None:
     """Remove the states of a run whose output is complete."""
-    Storage(settings.load().storage_url).remove(f"{_FOLDER}/{name}")
-
-
-def pack(state: TrainingState) -> bytes:
-    """A state as bytes that begin with the digest of the rest."""
-    buffer = io.BytesIO()
-    torch.save({**vars(state), "history": [asdict(row) for row in state.history]}, buffer)
-    content = buffer.getvalue()
-    return hashlib.sha256(content).hexdigest().encode() + content
-
-
-def unpack(content: bytes) -> TrainingState:
-    """The state that `pack` wrote. Nothing in it can run code.
-
-    Raises:
-        ValueError: a byte is missing or wrong.
-    """
-    digest, content = content[:_DIGEST_CHARACTERS], content[_DIGEST_CHARACTERS:]
-    if hashlib.sha256(content).hexdigest().encode() != digest:
-        raise ValueError("the state is damaged: its digest differs")
-    values: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    history = [HistoryRow(**{**row, "terms": tuple(row["terms"])}) for row in values.pop("history")]
-    return TrainingState(**values, history=history)
+    Checkpoints(Storage(settings.load().storage_url), name).forget()
 
 
 class _EndOnInputError(ray.train.UserCallback):
@@ -173,7 +168,7 @@ class _EndOnInputError(ray.train.UserCallback):
 
 
 class _Workers:
-    """The workers of a Ray job, as `training.Group`."""
+    """The workers of a Ray job, as `sharding.Group`."""
 
     def __init__(self) -> None:
         context = ray.train.get_context()
@@ -185,13 +180,16 @@ class _Workers:
             torch.distributed.all_reduce(tensor)
 
 
-def _work(config: dict[str, _Part]) -> Exception | None:
-    """What each worker runs. An error that all of them meet at once is handed back, without Ray's tracebacks."""
-    part = config["part"]
-    job, group = part.job, _Workers()
-    torch.set_num_threads(part.num_threads or max(1, (os.cpu_count() or 1) // job.num_workers))
+def _work(config: dict[str, _Part | Parcel]) -> Exception | Cost:
+    """What each worker runs; what all of them used. An error that all of them meet at once is handed back, without
+    Ray's tracebacks."""
+    part = _opened(config["part"])
+    job, group, started_s = part.job, _Workers(), time.monotonic()
+    torch.set_num_threads(part.num_threads or max(1, (os.cpu_count() or 1) // group.num_workers))
     torch.use_deterministic_algorithms(True, warn_only=True)
+    machine.prepare(job.model)
     device = ray.train.torch.get_device()
+    saving = _Saving(part, group, device)
     try:
         fit(
             job.model.to(device),  # type: ignore[arg-type]  # transformers leaves `to` untyped
@@ -201,57 +199,82 @@ def _work(config: dict[str, _Part]) -> Exception | None:
             validation=job.validation,
             group=group,
             state=_agreed_state(part, group, device),
-            on_checkpoint=lambda state: _report(part, group, state, device),
+            on_checkpoint=saving.save,
             on_epoch=lambda state: _tell(job, state) if group.rank == 0 else None,
         )
+        saving.settle()
     except (NonFiniteLoss, CheckpointFailed) as error:
         return error
-    return None
+    gpu_s = time.monotonic() - started_s if part.use_gpu else 0.0
+    used = torch.tensor([own_cost().cpu_s, gpu_s], device=device)
+    group.add(used)
+    return Cost(*used.tolist())
+
+
+def _opened(part: _Part | Parcel) -> _Part:
+    if isinstance(part, _Part):
+        return part
+    here = settings.load()
+    opened: _Part = part.opened(Storage(here.storage_url), here.home / "shards")
+    return opened
 
 
 def _agreed_state(part: _Part, group: _Workers, device: torch.device) -> TrainingState | None:
     """The newest whole state, the same on every worker: the first one chooses."""
-    newest = _newest(part.storage, part.job.name) if group.rank == 0 else None
+    newest = part.checkpoints.newest() if group.rank == 0 else None
     step = torch.tensor([newest.step if newest is not None else 0], device=device)
     group.add(step)
     if int(step) == 0 or newest is not None:
         return newest
-    return unpack(part.storage.read(_state_name(part.job.name, int(step))))
+    return part.checkpoints.read(int(step))
 
 
-def _report(part: _Part, group: _Workers, state: TrainingState, device: torch.device) -> None:
-    """Put a state into the store, and tell Ray, which keeps the last two.
+class _Saving:
+    """Puts states into the store while the training goes on, and tells Ray, which keeps the last two.
 
-    Raises:
-        CheckpointFailed: on every worker, when the first one cannot write.
+    What became of a state is known at the next one, to all workers at once.
     """
-    failure = _write(part, state) if group.rank == 0 else None
-    num_failures = torch.tensor([int(failure is not None)], device=device)
-    group.add(num_failures)
-    if int(num_failures):
-        raise failure or CheckpointFailed("the first worker could not write a checkpoint")
-    metrics = {"step": state.step, "epoch": state.epoch}
-    if group.rank != 0:
-        ray.train.report(metrics)
-        return
-    place = ray.train.get_context().get_storage()
-    checkpoint = ray.train.Checkpoint(
-        path=place.build_checkpoint_path_from_name(_step_folder(state.step)), filesystem=place.storage_filesystem
-    )
-    ray.train.report(metrics, checkpoint=checkpoint, checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD)
 
+    def __init__(self, part: _Part, group: _Workers, device: torch.device) -> None:
+        self._group, self._device = group, device
+        self._writer = Writer(part.checkpoints) if group.rank == 0 else None
+        self._pending: dict[str, int] | None = None
 
-def _write(part: _Part, state: TrainingState) -> CheckpointFailed | None:
-    try:
-        part.storage.write(_state_name(part.job.name, state.step), pack(state))
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        why = "the disk is full" if full else error.strerror or str(error)
-        return CheckpointFailed(
-            f"cannot write a checkpoint to {part.storage.uri(f'{_FOLDER}/{part.job.name}')}: {why}; "
-            "free space there, or set AFFECT_STORAGE_URL to another place"
+    def save(self, state: TrainingState) -> None:
+        """Begin to write a state, after the one before.
+
+        Raises:
+            CheckpointFailed: on every worker, when the one before could not be written.
+        """
+        self.settle()
+        if self._writer is not None:
+            self._writer.start(state)
+        self._pending = {"step": state.step, "epoch": state.epoch}
+
+    def settle(self) -> None:
+        """Wait for the state that is being written.
+
+        Raises:
+            CheckpointFailed: on every worker, when the first one could not write.
+        """
+        if self._pending is None:
+            return
+        metrics, self._pending = self._pending, None
+        failure = self._writer.failure() if self._writer is not None else None
+        num_failures = torch.tensor([int(failure is not None)], device=self._device)
+        self._group.add(num_failures)
+        if int(num_failures):
+            raise failure or CheckpointFailed("the first worker could not write a checkpoint")
+        if self._writer is None:
+            ray.train.report(metrics)
+            return
+        place = ray.train.get_context().get_storage()
+        checkpoint = ray.train.Checkpoint(
+            path=place.build_checkpoint_path_from_name(checkpoints.step_folder(metrics["step"])),
+            filesystem=place.storage_filesystem,
         )
-    return None
+        mode = ray.train.CheckpointUploadMode.NO_UPLOAD
+        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_upload_mode=mode)
 
 
 def _tell(job: Job, state: TrainingState) -> None:
@@ -264,34 +287,6 @@ def _tell(job: Job, state: TrainingState) -> None:
     progress(stage=job.stage, done=state.epoch, total=job.settings.num_epochs, message=message)
 
 
-def _clean(storage: Storage, name: str) -> TrainingState | None:
-    """The newest whole state of a run, after removing everything else that an earlier start left."""
-    newest = _newest(storage, name)
-    keep = "" if newest is None else _step_folder(newest.step)
-    for entry in storage.names(f"{_FOLDER}/{name}"):
-        if entry == _SNAPSHOT_FILE or (entry.startswith("step-") and entry != keep):
-            storage.remove(f"{_FOLDER}/{name}/{entry}")
-    return newest
-
-
-def _newest(storage: Storage, name: str) -> TrainingState | None:
-    folders = [entry for entry in storage.names(f"{_FOLDER}/{name}") if entry.startswith("step-")]
-    for folder in sorted(folders, reverse=True):
-        try:
-            return unpack(storage.read(f"{_FOLDER}/{name}/{folder}/{_STATE_FILE}"))
-        except (ValueError, FileNotFoundError):
-            continue
-    return None
-
-
-def _step_folder(step: int) -> str:
-    return f"step-{step:09d}"
-
-
-def _state_name(run: str, step: int) -> str:
-    return f"{_FOLDER}/{run}/{_step_folder(step)}/{_STATE_FILE}"
-
-
 def _resources(job: Job) -> tuple[bool, dict[str, float]]:
     """Whether to train on GPUs, and what each worker asks Ray for: room is left for the endpoint beside it.
 
@@ -300,14 +295,16 @@ def _resources(job: Job) -> tuple[bool, dict[str, float]]:
     """
     found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray has no types here
     num_cpus, num_gpus = found.get("CPU", 0.0), int(found.get("GPU", 0))
-    if num_gpus and num_gpus < job.num_workers:
-        raise ValueError(f"{job.stage}.num_workers = {job.num_workers}: this Ray has {num_gpus} GPU(s); lower it")
-    if job.num_workers > 2 * num_cpus:
+    needed = job.needed_workers
+    asked = f"{job.stage}.{'min' if job.min_workers else 'num'}_workers = {needed}"
+    if num_gpus and num_gpus < needed:
+        raise ValueError(f"{asked}: this Ray has {num_gpus} GPU(s); lower it")
+    if needed > 2 * num_cpus:
         raise ValueError(
-            f"{job.stage}.num_workers = {job.num_workers}: this Ray has {num_cpus:g} processors, which is enough for "
-            f"{int(2 * num_cpus)}; lower it or start a larger Ray"
+            f"{asked}: this Ray has {num_cpus:g} processors, which is enough for {int(2 * num_cpus)}; lower it or "
+            "start a larger Ray"
         )
-    cpus = min(1.0, round(0.75 * num_cpus / job.num_workers, 2))
+    cpus = min(1.0, round(0.75 * num_cpus / needed, 2))
     return num_gpus > 0, {"CPU": cpus, **({"GPU": 1.0} if num_gpus else {})}
 
 

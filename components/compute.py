@@ -17,6 +17,8 @@ _lock = threading.Lock()
 # Longer than any network takes to say that it reached something.
 _ANSWER_S = 5.0
 
+_PACKAGE = "components"
+
 # 200 MB hold the manifests and reports that pass through it: features and checkpoints go by file.
 _OBJECT_STORE_BYTES = 200 * 1024 * 1024
 
@@ -25,7 +27,8 @@ def connect(code: Path | None = None) -> None:
     """Connect this process to the Ray named in the settings, or start a small one that ends with the process.
 
     Safe to call from several threads and more than once. Workers import the project from the folder `code`, or else
-    from the one that this process runs in, so that a run uses the code of its own workspace.
+    from the one that this process runs in, so that a run uses the code of its own workspace. To other machines the
+    code is sent, and each of them has its own places for what is local.
 
     Raises:
         ConnectionError: the named Ray does not answer.
@@ -34,10 +37,15 @@ def connect(code: Path | None = None) -> None:
     with _lock:
         if ray.is_initialized():
             return
-        runtime_env = {"env_vars": {"PYTHONPATH": str(code or os.getcwd()), **_stage_environment(here)}}
+        code = code or Path.cwd()
+        runtime_env = {"env_vars": {"PYTHONPATH": str(code), **_stage_environment(here)}}
         if here.ray_address:
             _require_listener(here.ray_address)
             ray.init(address=here.ray_address, runtime_env=runtime_env)
+            if num_nodes() > 1 and (code / _PACKAGE).is_dir():
+                # An environment cannot be changed afterwards, and before nobody knows how many machines there are.
+                ray.shutdown()
+                ray.init(address=here.ray_address, runtime_env=_for_other_machines(code, here))
             return
         here.ray_folder.mkdir(parents=True, exist_ok=True)
         # A Ray of one process on loopback: its token would be written to the user's home folder.
@@ -93,6 +101,12 @@ def _listens(host: str, port: str) -> bool:
             return True
     except (OSError, ValueError):
         return False
+
+
+def _for_other_machines(code: Path, here: settings.Settings) -> dict[str, Any]:
+    """A runtime environment without what only this machine has."""
+    variables = {name: value for name, value in _stage_environment(here).items() if name not in settings.OF_A_MACHINE}
+    return {"py_modules": [str(code / _PACKAGE)], "env_vars": {"PYTHONPATH": str(code), **variables}}
 
 
 def _stage_environment(here: settings.Settings) -> dict[str, str]:

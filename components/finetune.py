@@ -69,7 +69,9 @@ def main() -> None:
     judge = Judge(asked)
     validation = Validation(selection, judge)
     state = cluster.train(
-        cluster.Job(name, "finetune", model, train, validation, objective, schedule, settings.num_workers)
+        cluster.Job(
+            name, "finetune", model, train, validation, objective, schedule, settings.num_workers, settings.min_workers
+        )
     )
     model.load_state_dict(state.best_weights)
     model.train(False)

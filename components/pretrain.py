@@ -56,7 +56,9 @@ def main() -> None:
         )
         schedule = fit_settings(settings, seed=params.seed)
         state = cluster.train(
-            cluster.Job(name, "pretrain", model, clips, None, objective, schedule, settings.num_workers)
+            cluster.Job(
+                name, "pretrain", model, clips, None, objective, schedule, settings.num_workers, settings.min_workers
+            )
         )
         model.load_state_dict(state.weights)
         history = state.history

@@ -19,6 +19,8 @@ class Schedules(Section):
     retrain: str | None = Field("0 4 * * 1", description="Once a week.")
     ingest: str | None = Field("0 2 * * *", description="Every night: only what is new is inspected.")
 
+    monitor: str | None = Field("10 * * * *", description="Every hour: the last requests beside the training part.")
+
     @field_validator("timezone")
     @classmethod
     def _is_known(cls, name: str) -> str:
@@ -26,7 +28,7 @@ class Schedules(Section):
             raise ValueError("there is no such time zone: name one as Europe/Berlin")
         return name
 
-    @field_validator("retrain", "ingest")
+    @field_validator("retrain", "ingest", "monitor")
     @classmethod
     def _is_cron(cls, line: str | None) -> str | None:
         if line is not None and len(line.split()) != _NUM_FIELDS:

@@ -1,8 +1,8 @@
 """The one training loop, for pre-training and fine-tuning, on one worker or many. Neither Ray nor files.
 
 `fit` is the driver of one worker: epochs, checkpoints, validation. `_train_step` is one update. `predict` reads a
-trained model. All workers hold the same weights, plan the same batches and take a share of each; one sum over the
-workers a step makes their update the one that a single worker would have made. (torch's own wrapper averages
+trained model. All workers plan the same batches and take a share of each; the sums of their gradients
+(`components.sharding`) make their update the one that a single worker would have made. (torch's own wrapper averages
 instead, and fills its buckets in an order that a resumed run would not repeat.)
 
 Shape suffixes: N clips, B batch, C classes, L terms of a loss.
@@ -13,20 +13,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from components.answers import Judge, to_answers
-from components.batches import ClipSource, collate, costs, plan_epoch, share
+from components.batches import Batch, ClipSource, collate, costs, in_advance, plan_epoch, share
 from components.clip import Modality
+from components.compilation import compile_layers
 from components.masking import Moment
 from components.objectives import Objective, Terms
 from components.objectives_labels import LossOfMeans, loss_and_slopes
 from components.optimizers import BertAdam, linear_schedule
+from components.sharding import ALONE, Group, Placement, Sharding, place
 from components.task import Task
 
 _LARGEST_NAMED_CLIPS: Final = 8
@@ -34,30 +37,6 @@ _LARGEST_NAMED_CLIPS: Final = 8
 
 class NonFiniteLoss(ValueError):
     """The loss is no number: the weights are as they were before that step, and the clips are named."""
-
-
-class Group(Protocol):
-    """The workers of a training, seen from one of them."""
-
-    @property
-    def rank(self) -> int: ...
-
-    @property
-    def num_workers(self) -> int: ...
-
-    def add(self, tensor: Tensor) -> None:
-        """Replace a tensor by its sum over all workers."""
-
-
-@dataclass(frozen=True)
-class Alone:
-    """A training of one worker."""
-
-    rank: int = 0
-    num_workers: int = 1
-
-    def add(self, tensor: Tensor) -> None:
-        """The sum over one worker is what it holds."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +53,10 @@ class FitSettings:
     checkpoint_every_steps: int = 50
     optimizer: Literal["adamw", "bert_adam"] = "adamw"
     schedule: Literal["cosine", "linear"] = "cosine"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    activation_checkpointing: bool = False
+    sharding: Sharding = "none"
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +77,8 @@ class TrainingState:
 
     Attributes:
         step, epoch, batch: steps done, and the place of the next batch in the plan.
-        weights, optimizer: state dictionaries of the model and of its optimizer.
+        weights, optimizer: state dictionaries of the model and of its optimizer, whole on the first worker at least;
+            see `sharding.Placement`. So is best_weights.
         sums_L, counts_L: terms of the loss so far in this epoch.
         best_weights, best_epoch, best_score: where validation was best; empty, -1 and -inf without validation.
         history: one row an epoch and split.
@@ -134,7 +118,7 @@ def fit(
     settings: FitSettings,
     *,
     validation: Validation | None = None,
-    group: Group = Alone(),  # frozen and without state
+    group: Group = ALONE,
     state: TrainingState | None = None,
     on_checkpoint: Callable[[TrainingState], None] = _ignore,
     on_epoch: Callable[[TrainingState], None] = _ignore,
@@ -151,31 +135,39 @@ def fit(
     """
     if len(train) < group.num_workers:
         raise ValueError(f"{len(train)} clips cannot be shared by {group.num_workers} workers: set num_workers lower")
+    if settings.activation_checkpointing:
+        cast(PreTrainedModel, model).activation_checkpointing_enable({"use_reentrant": False})
+    if settings.compile:
+        compile_layers(model)
+    placement = place(model, settings.sharding, group)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = _optimizer(parameters, settings)
     state = state or TrainingState(0, 0, 0, {}, {}, *_zeros(objective))
     if state.weights:
-        model.load_state_dict(state.weights)
-        optimizer.load_state_dict(state.optimizer)
+        placement.load(state.weights, optimizer, state.optimizer)
+    device = next(model.parameters()).device
     costs_N = costs(train)
     num_steps = settings.num_epochs * math.ceil(len(train) / settings.batch_size)
     while state.epoch < settings.num_epochs:
         plan = plan_epoch(costs_N, batch_size=settings.batch_size, seed=settings.seed, epoch=state.epoch)
         model.train()
-        while state.batch < len(plan):
+        mine = (share(batch_N, rank=group.rank, num_workers=group.num_workers) for batch_N in plan[state.batch :])
+        for batch in in_advance(train, mine, pinned=device.type == "cuda"):
             _set_learning_rate(optimizer, _learning_rate(settings, state.step, num_steps))
-            terms = _train_step(model, train, objective, optimizer, plan[state.batch], settings, state, group)
+            terms = _train_step(model, batch.to(device), objective, optimizer, settings, state, placement)
+            if terms is None:
+                raise _non_finite(train, plan[state.batch], state)
             state.sums_L = [a + b for a, b in zip(state.sums_L, terms.sums_L.tolist(), strict=True)]
             state.counts_L = [a + b for a, b in zip(state.counts_L, terms.counts_L.tolist(), strict=True)]
             state.step, state.batch = state.step + 1, state.batch + 1
             if state.step % settings.checkpoint_every_steps == 0 and state.batch < len(plan):
-                on_checkpoint(_snapshot(state, model, optimizer))
+                on_checkpoint(_snapshot(state, placement, optimizer))
         state.history.append(_row(state, "train", objective, state.sums_L, state.counts_L))
         if validation is not None:
-            _validate(model, validation, settings, state, group)
+            _validate(model, validation, settings, state, placement)
         state.epoch, state.batch, (state.sums_L, state.counts_L) = state.epoch + 1, 0, _zeros(objective)
         state.finished = state.epoch == settings.num_epochs
-        on_checkpoint(_snapshot(state, model, optimizer))
+        on_checkpoint(_snapshot(state, placement, optimizer))
         on_epoch(state)
     return state
 
@@ -197,46 +189,35 @@ def predict(
 
 def _train_step(
     model: nn.Module,
-    train: ClipSource,
+    batch: Batch,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
-    batch_N: NDArray[np.int64],
     settings: FitSettings,
     state: TrainingState,
-    group: Group,
-) -> Terms:
-    """One update of the weights with this worker's share of a global batch; the terms over the whole of it."""
+    placement: Placement,
+) -> Terms | None:
+    """One update of the weights with this worker's share of a global batch; the terms over the whole of it.
+
+    None, and no update on any worker, when the loss or its slope is no number.
+    """
     # Keyed by the step and not by what was drawn before: a resumed run needs no generator's state.
-    torch.manual_seed(_mix(settings.seed, state.step, group.rank))
-    device = next(model.parameters()).device
-    batch = collate(train, share(batch_N, rank=group.rank, num_workers=group.num_workers)).to(device)
-    terms = objective(model, batch, Moment(settings.seed, state.epoch))
+    torch.manual_seed(_mix(settings.seed, state.step, placement.group.rank))
+    # Weights, sums and what is small stay float32; a loss needs no scaling, for bfloat16 reaches as far.
+    with torch.autocast(batch.index_B.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        terms = objective(model, batch, Moment(settings.seed, state.epoch))
     totals_2L = torch.stack([terms.sums_L.detach(), terms.counts_L]).double()
-    group.add(totals_2L)
+    placement.group.add(totals_2L)
     if not bool(totals_2L.isfinite().all()):
-        raise _non_finite(train, batch_N, state)
+        return None
     _, slopes_L = loss_and_slopes(objective, Terms(totals_2L[0], totals_2L[1]))
     loss = (terms.sums_L * slopes_L.to(terms.sums_L.dtype)).sum()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     parameters = [parameter for block in optimizer.param_groups for parameter in block["params"]]
-    _add_gradients(parameters, group)
-    norm = nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-    if not bool(norm.isfinite()):
-        raise _non_finite(train, batch_N, state)
+    if not bool(placement.clip_gradients(parameters, settings.clip_norm).isfinite()):
+        return None
     optimizer.step()
     return Terms(totals_2L[0], totals_2L[1])
-
-
-def _add_gradients(parameters: list[nn.Parameter], group: Group) -> None:
-    """Replace every gradient by its sum over the workers, in one message."""
-    if group.num_workers == 1:
-        return
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    group.add(flat)
-    for parameter, part in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
-        parameter.grad = part.view_as(parameter)
 
 
 def _validate(
@@ -244,23 +225,25 @@ def _validate(
     validation: Validation,
     settings: FitSettings,
     state: TrainingState,
-    group: Group,
+    placement: Placement,
 ) -> None:
     """Score the epoch on the validation clips and keep its weights if they are the best so far."""
     clips, judge = validation.clips, validation.judge
     labels_NC = np.asarray(clips.labels_NC, dtype=np.float32)
-    mine = np.arange(group.rank, len(clips), group.num_workers)
+    mine = np.arange(placement.group.rank, len(clips), placement.group.num_workers)
     answers_NC = torch.zeros(labels_NC.shape, dtype=torch.float32)
-    answers_NC[mine] = torch.from_numpy(_predict(model, clips, mine, batch_size=settings.batch_size, task=judge.task))
+    with placement.gathered():
+        mine_NC = _predict(model, clips, mine, batch_size=settings.batch_size, task=judge.task)
+    answers_NC[mine] = torch.from_numpy(mine_NC)
     answers_NC = answers_NC.to(next(model.parameters()).device)
-    group.add(answers_NC)
+    placement.group.add(answers_NC)
     found_NC = answers_NC.cpu().numpy().astype(np.float64)
     total, count = judge.loss(labels_NC, found_NC)
     loss, score = total / max(count, 1.0), judge.score(labels_NC, found_NC)
     state.history.append(HistoryRow(state.step, state.epoch, "validation", loss, (loss,), score))
     if score > state.best_score:
         state.best_score, state.best_epoch = score, state.epoch
-        state.best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        state.best_weights = {name: value.detach().clone() for name, value in placement.weights().items()}
 
 
 def _predict(
@@ -291,8 +274,8 @@ def _predict(
     return result_NC
 
 
-def _snapshot(state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
-    state.weights, state.optimizer = model.state_dict(), optimizer.state_dict()
+def _snapshot(state: TrainingState, placement: Placement, optimizer: torch.optim.Optimizer) -> TrainingState:
+    state.weights, state.optimizer = placement.weights(), placement.optimizer_state(optimizer)
     return state
 
 

@@ -31,7 +31,7 @@ from components.models.speech_text import statistics
 from components.models.speech_text_encoders import LengthAwareGroupNorm
 from tests.slow_references import Array, affine, allowed_steps, attention, gelu, layer_norm, randomised
 
-FEW = settings(max_examples=25, deadline=None)
+FEW = settings(max_examples=25)
 
 
 @dataclass(frozen=True)

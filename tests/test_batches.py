@@ -8,7 +8,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.batches import Subset, collate, costs, draw_by_class, frame_statistics, plan_epoch, share
+from components.batches import (
+    Subset,
+    collate,
+    costs,
+    draw_by_class,
+    frame_statistics,
+    in_advance,
+    padding_waste,
+    plan_epoch,
+    share,
+)
+from components.features import ClipFeatures
 from tests.toy_clips import NUM_CLASSES, ToyClips
 
 LENGTHS = st.lists(st.integers(0, 500), min_size=1, max_size=300).map(np.array)
@@ -117,3 +128,51 @@ def test_a_share_of_labels_is_drawn_from_each_class(label_share: float, seed: in
     for label in range(NUM_CLASSES):
         of_class = np.flatnonzero(labels_NC[:, label] == 1)
         assert len(set(drawn.tolist()) & set(of_class.tolist())) == max(1, round(label_share * len(of_class)))
+
+
+def test_batches_read_in_advance_are_those_that_were_asked_for() -> None:
+    clips = ToyClips(30)
+    plan = plan_epoch(costs(clips), batch_size=4, seed=0, epoch=0)
+    found = list(in_advance(clips, plan))
+    assert len(found) == len(plan)
+    for batch, batch_N in zip(found, plan, strict=True):
+        expected = collate(clips, batch_N)
+        assert torch.equal(batch.index_B, expected.index_B)
+        assert torch.equal(batch.audio_BTF, expected.audio_BTF)
+
+
+def test_no_more_is_read_than_two_batches_ahead_and_nothing_after_the_end() -> None:
+    class Watched(ToyClips):
+        def features(self, index: int) -> ClipFeatures:
+            read.add(index)
+            return super().features(index)
+
+    read: set[int] = set()
+    batches = in_advance(Watched(40), np.arange(40).reshape(10, 4))
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]  # a generator is typed as an iterator
+    assert read <= set(range(12))
+
+
+def test_an_error_comes_with_its_own_batch() -> None:
+    class Broken(ToyClips):
+        def features(self, index: int) -> ClipFeatures:
+            if index == 9:
+                raise OSError("clip009 is gone")
+            return super().features(index)
+
+    batches = in_advance(Broken(16), np.arange(16).reshape(4, 4))
+    assert [len(next(batches).index_B) for _ in range(2)] == [4, 4]
+    with pytest.raises(OSError, match="clip009"):
+        next(batches)
+
+
+def test_padding_is_what_batches_have_beyond_their_clips() -> None:
+    steps_N = np.array([10, 8, 3, 3])
+    assert padding_waste(steps_N, [np.array([0, 1]), np.array([2, 3])]) == pytest.approx(2 / 26)
+    assert padding_waste(steps_N, [np.array([0, 2]), np.array([1, 3])]) == pytest.approx(12 / 36)
+
+
+def test_padding_of_a_plan_is_small() -> None:
+    lengths_N = np.ceil(np.random.default_rng(0).lognormal(5, 0.6, 10_000)).astype(np.int64)
+    assert padding_waste(lengths_N, plan_epoch(lengths_N, batch_size=32, seed=0, epoch=0)) < 0.08

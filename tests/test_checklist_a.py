@@ -147,7 +147,7 @@ def test_the_answer_is_the_transformers_alone_and_one_layer_deep() -> None:
     torch.testing.assert_close(windows_BKC[:, 0], output.logits_BC, rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 5), st.integers(0, 6), st.integers(1, 3), st.integers(0, 2**32 - 1))
 def test_attention_is_the_slow_loop(num_queries: int, num_keys: int, num_heads: int, seed: int) -> None:
     """Box 2: scaled dot products over the valid keys and a learned null key, head by head, in float64."""

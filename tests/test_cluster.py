@@ -8,15 +8,17 @@ import resource
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from components import cluster
+from components import cluster, machine
 from components.batches import ClipSource
-from components.cluster import CheckpointFailed, Job
+from components.checkpoints import CheckpointFailed, pack, unpack
+from components.cluster import Job
 from components.features import ClipFeatures
 from components.masking import MaskSettings
 from components.objectives import MaskedModelling
@@ -43,7 +45,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _last_state() -> TrainingState:
     states: list[TrainingState] = []
-    fit(toy_model(), ToyClips(), MASKED, SETTINGS, on_checkpoint=lambda state: states.append(copy.deepcopy(state)))
+    model = toy_model()
+    machine.prepare(model)
+    fit(model, ToyClips(), MASKED, SETTINGS, on_checkpoint=lambda state: states.append(copy.deepcopy(state)))
     return states[-1]
 
 
@@ -53,25 +57,16 @@ def _same_weights(one: TrainingState, other: TrainingState) -> bool:
 
 def test_a_state_comes_back_as_it_was() -> None:
     state = _last_state()
-    again = cluster.unpack(cluster.pack(state))
+    again = unpack(pack(state))
     assert _same_weights(again, state)
     assert again.history == state.history
     assert again.finished
     assert again.step == state.step
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
-def test_a_damaged_state_is_refused(damage: str) -> None:
-    content = cluster.pack(_last_state())
-    middle = len(content) // 2
-    broken = {"cut": content[:middle], "empty": b"", "changed": content[:middle] + b"?" + content[middle + 1 :]}
-    with pytest.raises(ValueError, match="damaged"):
-        cluster.unpack(broken[damage])
-
-
 def test_a_finished_run_is_handed_back_without_workers_and_forgotten(store: Path) -> None:
     state = _last_state()
-    Storage(str(store)).write("checkpoints/done/step-000000012/state.pt", cluster.pack(state))
+    Storage(str(store)).write("checkpoints/done/step-000000012/state.pt", pack(state))
     assert _same_weights(cluster.train(_job("done")), state)
     cluster.forget("done")
     assert not (store / "checkpoints" / "done").exists()
@@ -97,7 +92,7 @@ def test_a_killed_worker_changes_nothing(store: Path, tmp_path: Path, monkeypatc
 
     # An earlier start got no further than a torn file, and left Ray's record in the middle of a write.
     run.joinpath("step-000000007").mkdir(parents=True)
-    run.joinpath("step-000000007", "state.pt").write_bytes(cluster.pack(_last_state())[:5000])
+    run.joinpath("step-000000007", "state.pt").write_bytes(pack(_last_state())[:5000])
     run.joinpath("checkpoint_manager_snapshot.json").write_text('{"ray_version": "2')
     killer = threading.Thread(target=kill_a_worker)
     killer.start()
@@ -139,6 +134,29 @@ def test_a_full_disk_names_the_folder_and_the_remedy(store: Path) -> None:
     with pytest.raises(CheckpointFailed, match=r"checkpoints/full: .*AFFECT_STORAGE_URL"):
         cluster.train(_job("full", _NoRoom(), num_workers=1))
     assert not list((store / "checkpoints" / "full").rglob("*state*"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_address", "store")
+def test_a_training_begins_with_the_workers_that_there_is_place_for(tmp_path: Path) -> None:
+    """This Ray has two processors, of which a worker wants one."""
+    (tmp_path / "pids").mkdir()
+    job = _job("elastic", SlowClips(tmp_path / "pids", read_s=0.0), num_workers=8)
+    assert cluster.train(replace(job, min_workers=1)).finished
+    assert len(list((tmp_path / "pids").iterdir())) == 2
+    with pytest.raises(ValueError, match=r"pretrain\.min_workers = 5"):
+        cluster.train(replace(job, name="crowd", min_workers=5))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_address", "store")
+def test_workers_that_hold_shares_of_the_weights_leave_whole_ones() -> None:
+    job = _job("shares", dropout=0.0)
+    shared = cluster.train(replace(job, settings=replace(SETTINGS, sharding="full")))
+    alone = fit(toy_model(dropout=0.0), ToyClips(), MASKED, SETTINGS)
+    assert shared.finished
+    for name, weight in alone.weights.items():
+        torch.testing.assert_close(shared.weights[name], weight, rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.usefixtures("ray_address", "store")

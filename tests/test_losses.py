@@ -36,7 +36,7 @@ from components.objectives_labels import (
 )
 from tests.toy_clips import NUM_CLASSES, ToyClips, toy_model
 
-FEW = settings(max_examples=40, deadline=None)
+FEW = settings(max_examples=40)
 SIZES = st.tuples(st.integers(1, 4), st.integers(1, 7), st.integers(1, 5), st.integers(0, 2**31))
 
 

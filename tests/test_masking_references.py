@@ -27,7 +27,7 @@ from components.masking import (
 from components.masking_joint import JointMaskSettings, fill_bank, mask_jointly
 from tests.toy_pairs import ClipsInMemory
 
-FEW = settings(max_examples=40, deadline=None)
+FEW = settings(max_examples=40)
 VOCABULARY = 9
 LENGTHS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 5)), min_size=1, max_size=4)
 

@@ -303,6 +303,11 @@ def test_the_default_size_is_small() -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) < 1_500_000
 
 
+@pytest.mark.parametrize("name", models.system_names())
+def test_every_system_has_a_configuration(name: str) -> None:
+    assert models.config_of(name).system == name
+
+
 def test_an_unknown_system_names_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean trimodal"):
         models.build("trimodel")

@@ -21,7 +21,7 @@ def _weights(seed: int) -> list[nn.Parameter]:
     return [nn.Parameter(torch.from_numpy(random.normal(size=shape))) for shape in ((3, 2), (4,), ())]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.integers(1, 6), st.floats(0.01, 30.0))
 def test_bert_adam_is_the_slow_loop(seed: int, num_steps: int, scale: float) -> None:
     weights = _weights(seed)

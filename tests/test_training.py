@@ -18,8 +18,9 @@ from components.features import ClipFeatures
 from components.masking import AugmentSettings, MaskSettings
 from components.objectives import Classification, MaskedModelling, Objective
 from components.objectives_labels import Concordance, MultiLabel
+from components.sharding import Alone
 from components.task import Task
-from components.training import Alone, FitSettings, NonFiniteLoss, TrainingState, Validation, fit, predict
+from components.training import FitSettings, NonFiniteLoss, TrainingState, Validation, fit, predict
 from tests.toy_clips import NUM_CLASSES, ToyClips, toy_model
 
 MASKED = MaskedModelling(MaskSettings(0.3, 2, 0.3))
@@ -215,6 +216,17 @@ def test_pretraining_lowers_every_term() -> None:
     settings = FitSettings(num_epochs=12, batch_size=16, learning_rate=5e-3, seed=0)
     state = fit(toy_model(), ToyClips(96), MASKED, settings)
     assert state.history[-1].loss < state.history[0].loss
+
+
+@pytest.mark.parametrize("objective", [MASKED, LABELS], ids=["masked", "labels"])
+def test_bfloat16_learns_nearly_the_same_in_float32_weights(objective: Objective) -> None:
+    exact, coarse = (
+        fit(toy_model(dropout=0.0), ToyClips(), objective, replace(SHORT, precision=precision))
+        for precision in ("float32", "bfloat16")
+    )
+    assert {each.dtype for each in coarse.weights.values()} == {each.dtype for each in exact.weights.values()}
+    assert coarse.history != exact.history
+    assert coarse.history[-1].loss == pytest.approx(exact.history[-1].loss, rel=0.02)
 
 
 def test_prediction_does_not_depend_on_the_batch_and_keeps_the_order() -> None:

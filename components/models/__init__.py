@@ -16,7 +16,10 @@ from transformers.utils import logging as transformers_logging
 from components.models.configuration import SystemConfig
 
 # What is not a system but what systems are made of.
-_PARTS = {"attention", "audiovisual_layers", "configuration", "layers", "speech_text_encoders", "summary"}
+_PARTS = {
+    *("attention", "audiovisual_layers", "configuration", "dropout", "layers", "speech_text_encoders", "summary"),
+    "trimodal_decoder",
+}
 
 
 def system_names() -> list[str]:

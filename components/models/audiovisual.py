@@ -108,6 +108,8 @@ class AudiovisualModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # tra
 
     config_class = AudiovisualConfig
     base_model_prefix = ""
+    main_input_name = "audio_BTF"
+    supports_gradient_checkpointing = True
     HEADS: ClassVar[tuple[str, ...]] = ("head.",)
     audio_mean_F: Tensor
     audio_deviation_F: Tensor

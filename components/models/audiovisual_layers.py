@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from components.models.attention import CrossAttention
+from components.models.dropout import Dropout
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class StackSettings:
     residual_dropout: float
 
 
-class AudiovisualLayer(nn.Module):
+class AudiovisualLayer(GradientCheckpointingLayer):  # type: ignore[no-untyped-call]  # transformers leaves these untyped
     """A pre-norm layer; one norm serves queries and keys alike, also where they come from two sequences."""
 
     def __init__(self, settings: StackSettings) -> None:
@@ -48,8 +50,8 @@ class AudiovisualLayer(nn.Module):
         self.forward_norm = nn.LayerNorm(width)
         self.expand = nn.Linear(width, 4 * width)
         self.contract = nn.Linear(4 * width, width)
-        self.relu_dropout = nn.Dropout(settings.relu_dropout)
-        self.residual_dropout = nn.Dropout(settings.residual_dropout)
+        self.relu_dropout = Dropout(settings.relu_dropout)
+        self.residual_dropout = Dropout(settings.residual_dropout)
 
     def forward(self, x_BTD: Tensor, memory_BSD: Tensor | None, memory_mask_BS: Tensor) -> Tensor:
         """`memory_BSD` None is attention to itself."""
@@ -68,7 +70,7 @@ class AudiovisualStack(nn.Module):
     def __init__(self, settings: StackSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.dropout = nn.Dropout(settings.embedding_dropout)
+        self.dropout = Dropout(settings.embedding_dropout)
         self.layers = nn.ModuleList(AudiovisualLayer(settings) for _ in range(settings.num_layers))
         self.norm = nn.LayerNorm(settings.width)
 

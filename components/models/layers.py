@@ -14,25 +14,10 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-
-class StepDropout(nn.Module):
-    """Dropout that leaves out the same features at every step of a clip.
-
-    One mask a clip instead of one a step: as strong a regulariser for sequences (Gal & Ghahramani 2016), and
-    the random numbers, which a processor draws one by one, no longer cost a quarter of the training step.
-    """
-
-    def __init__(self, chance: float) -> None:
-        super().__init__()
-        self.chance = chance
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        if not self.training or self.chance == 0:
-            return x_BTD
-        keep_B1D = torch.rand(x_BTD.shape[0], 1, x_BTD.shape[2], device=x_BTD.device) >= self.chance
-        kept_BTD: Tensor = x_BTD * (keep_B1D / (1 - self.chance))
-        return kept_BTD
+from components.models.attention import attend
+from components.models.dropout import StepDropout
 
 
 class Attention(nn.Module):
@@ -51,24 +36,18 @@ class Attention(nn.Module):
         self.null_key_value = nn.Parameter(torch.empty(2, width))
 
     def forward(self, x_BTD: Tensor, memory_BSD: Tensor, memory_mask_BS: Tensor) -> Tensor:
-        batch, steps, width = x_BTD.shape
+        batch = x_BTD.shape[0]
         key_value_BSD = torch.cat(
             [self.null_key_value.reshape(1, 1, -1).expand(batch, 1, -1), self.key_value(memory_BSD)], dim=1
         )
-        key_BHSD, value_BHSD = (self._heads(part_BSD) for part_BSD in key_value_BSD.chunk(2, dim=2))
         mask_B11S = F.pad(memory_mask_BS, (1, 0), value=True)[:, None, None, :]
-        mixed_BHTD = F.scaled_dot_product_attention(
-            self._heads(self.query(x_BTD)), key_BHSD, value_BHSD, attn_mask=mask_B11S
-        )
-        attended: Tensor = self.output(mixed_BHTD.transpose(1, 2).reshape(batch, steps, width))
+        key_BSD, value_BSD = key_value_BSD.chunk(2, dim=2)
+        mixed_BTD = attend(self.query(x_BTD), key_BSD, value_BSD, mask_B11S, num_heads=self.num_heads)
+        attended: Tensor = self.output(mixed_BTD)
         return attended
 
-    def _heads(self, x_BTD: Tensor) -> Tensor:
-        batch, steps, width = x_BTD.shape
-        return x_BTD.reshape(batch, steps, self.num_heads, width // self.num_heads).transpose(1, 2)
 
-
-class Layer(nn.Module):
+class Layer(GradientCheckpointingLayer):  # type: ignore[no-untyped-call]  # transformers leaves these untyped
     """A pre-norm transformer layer: attention, then a feed-forward part, each added to what comes in.
 
     With a memory of its own it is a cross-modal layer (Tsai et al. 2019): queries from one modality, keys and
@@ -181,4 +160,4 @@ def dynamics(x_BTF: Tensor, mask_BT: Tensor, scales: Sequence[int]) -> Tensor:
 def _chunks(x_BTF: Tensor, size: int) -> Tensor:
     """(B, T / size, size, F): consecutive steps together, the last chunk filled up with zeros."""
     padded_BTF = F.pad(x_BTF, (0, 0, 0, -x_BTF.shape[1] % size))
-    return padded_BTF.reshape(len(x_BTF), -1, size, x_BTF.shape[2])
+    return padded_BTF.reshape(x_BTF.shape[0], -1, size, x_BTF.shape[2])

@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModel, BertConfig, PreTrainedModel, Wav
 
 from components.models.attention import CrossAttention
 from components.models.configuration import SystemConfig
+from components.models.dropout import Dropout
 from components.models.layers import valid_steps
 from components.models.speech_text_encoders import (
     SpeechEncoder,
@@ -141,6 +142,8 @@ class SpeechTextModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # tran
 
     config_class = SpeechTextConfig
     base_model_prefix = ""
+    main_input_name = "audio_BTF"
+    supports_gradient_checkpointing = True
     HEADS: ClassVar[tuple[str, ...]] = ("head.",)
 
     def __init__(self, config: SpeechTextConfig) -> None:
@@ -153,7 +156,7 @@ class SpeechTextModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # tran
         attends = len(config.modalities) == 2 and config.ablation == "none"
         self.audio_attention = CrossAttention(width, config.num_heads, config.dropout) if attends else None
         self.text_attention = CrossAttention(width, config.num_heads, config.dropout) if attends else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         pooled = 2 * width * len(config.modalities)
         self.head = nn.Linear(pooled, config.num_classes) if config.num_classes else None
         self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves these untyped

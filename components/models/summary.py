@@ -113,13 +113,20 @@ class SummaryHead(nn.Module):
         Args:
             words_BU: see `word_shares`.
         """
-        return self.inputs(frames, words_BU) @ self.weight_IC + self.bias_C
+        return self.scores(*self.entries(frames, words_BU))
+
+    def scores(self, entries_BE: Tensor, there_BE: Tensor) -> Tensor:
+        """(B, C) scores, from what `entries` gives; an entry that is not there adds nothing."""
+        return self._standard(entries_BE, there_BE) @ self.weight_IC + self.bias_C
 
     def inputs(self, frames: Sequence[MaskedFrames], words_BU: Tensor) -> Tensor:
         """(B, I) what the scores are linear in, band by band; 0 for what a clip does not have."""
-        entries_BE, there_BE = self._entries(frames, words_BU)
+        return self._standard(*self.entries(frames, words_BU))
+
+    def _standard(self, entries_BE: Tensor, there_BE: Tensor) -> Tensor:
         reach_E = _FURTHEST * self.deviation_E
-        reach_E = torch.where(torch.arange(len(reach_E), device=reach_E.device) < self._num_frames, reach_E, torch.inf)
+        is_of_frames_E = torch.arange(reach_E.shape[0], device=reach_E.device) < self._num_frames
+        reach_E = torch.where(is_of_frames_E, reach_E, torch.inf)
         entries_BE = torch.clamp(entries_BE, self.mean_E - reach_E, self.mean_E + reach_E)
         centred_BE = torch.where(there_BE, entries_BE - self.shared_mean_E, 0.0)
         standard_BE = torch.where(there_BE, (entries_BE - self.mean_E) / self.deviation_E, 0.0)
@@ -131,7 +138,7 @@ class SummaryHead(nn.Module):
         """(B, U) how much of what is said each word is; nought for a clip without words."""
         known_BT = mask_BT & (word_ids_BT < self.num_words)
         weight_BT = known_BT / mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
-        shares_BU = torch.zeros(len(word_ids_BT), self.num_words, device=word_ids_BT.device)
+        shares_BU = torch.zeros(word_ids_BT.shape[0], self.num_words, device=word_ids_BT.device)
         return shares_BU.scatter_add_(1, torch.where(known_BT, word_ids_BT, 0), weight_BT)
 
     def learn(self, batches: Iterable[tuple[Sequence[MaskedFrames], Tensor]]) -> None:
@@ -158,7 +165,7 @@ class SummaryHead(nn.Module):
         second_EE = torch.zeros(len(mean_E), len(mean_E), dtype=torch.float64, device=mean_E.device)
         num_clips = 0
         for frames, words_BU in batches():
-            entries_BE, there_BE = self._entries(frames, words_BU)
+            entries_BE, there_BE = self.entries(frames, words_BU)
             standard_BE = torch.where(there_BE, (entries_BE - mean_E) / deviation_E, 0.0).double()
             has_both_B = there_BE[:, : self._num_frames].any(dim=1) & there_BE[:, self._num_frames :].any(dim=1)
             standard_BE = standard_BE[has_both_B]
@@ -177,7 +184,7 @@ class SummaryHead(nn.Module):
         """(E,) mean and deviation of each entry over the clips that have it; an entry that never changes gets 1."""
         sums_3E = torch.zeros(3, len(self.mean_E), dtype=torch.float64, device=self.mean_E.device)
         for frames, words_BU in batches:
-            entries_BE, there_BE = self._entries(frames, words_BU)
+            entries_BE, there_BE = self.entries(frames, words_BU)
             values_BE = torch.where(there_BE, entries_BE, 0.0).double()
             sums_3E += torch.stack([there_BE.sum(dim=0), values_BE.sum(dim=0), values_BE.square().sum(dim=0)])
         count_E, sum_E, square_E = sums_3E
@@ -186,7 +193,11 @@ class SummaryHead(nn.Module):
         # An entry that never changes stays 0 whatever it is divided by.
         return mean_E, torch.where(deviation_E < 1e-4, 1.0, deviation_E)
 
-    def _entries(self, frames: Sequence[MaskedFrames], words_BU: Tensor) -> tuple[Tensor, Tensor]:
+    def by_entry(self, present_BM: Tensor) -> Tensor:
+        """(B, E) the modality's value in (B, M) for each entry, the words' last."""
+        return torch.cat([present_BM[:, m, None].expand(-1, size) for m, size in enumerate(self.bands[:-2])], dim=1)
+
+    def entries(self, frames: Sequence[MaskedFrames], words_BU: Tensor) -> tuple[Tensor, Tensor]:
         """(B, E) dynamics of all modalities and shares of words, and which of them belong to what the clip has."""
         parts = [how.summary(each) for how, each in zip(self.modalities, frames, strict=True)]
         there = [

@@ -29,15 +29,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from components.models.configuration import SystemConfig
-from components.models.layers import (
-    Attention,
-    FrameProjection,
-    Stack,
-    StepDropout,
-    positions,
-    statistics_pooling,
-    valid_steps,
-)
+from components.models.dropout import Dropout, StepDropout
+from components.models.layers import Attention, FrameProjection, Stack, positions, statistics_pooling, valid_steps
 from components.models.summary import MaskedFrames, Summarised, SummaryHead
 from components.models.trimodal_decoder import Decoder, Reconstruction
 
@@ -91,7 +84,30 @@ class TrimodalConfig(SystemConfig):  # type: ignore[no-untyped-call]  # transfor
 
 
 @dataclass(frozen=True)
-class TrimodalOutput:
+class Encoded:
+    """What `TrimodalModel` makes of clips before the modalities are weighed against each other, by name.
+
+    Attributes:
+        views: (B, A, D) what each modality says on the audio time base.
+        step_mask_BA: valid steps of the audio time base, True where valid.
+        video_BVD, words_BWD: each modality's own encoding.
+        frames: the normalised audio and video frames with the steps that were seen.
+        word_shares_BU: how much of what is said each word is; no words without a linear part.
+        entries_BE, there_BE: what the linear part reads, see `SummaryHead.entries`; nothing without one.
+    """
+
+    views: tuple[Tensor, Tensor, Tensor]
+    step_mask_BA: Tensor
+    video_BVD: Tensor
+    words_BWD: Tensor
+    frames: tuple[MaskedFrames, MaskedFrames]
+    word_shares_BU: Tensor
+    entries_BE: Tensor
+    there_BE: Tensor
+
+
+@dataclass(frozen=True)
+class TrimodalOutput(Encoded):
     """What `TrimodalModel` computes on the way, by name.
 
     Attributes:
@@ -99,11 +115,6 @@ class TrimodalOutput:
         linear_BC, sequence_BC: what the linear part says, 0 without one, and what the transformer says.
         pooled_BD: (B, 2 D) mean and deviation of the fused sequence over time.
         fused_BAD: the weighted sum of the modalities on the audio time base.
-        step_mask_BA: valid steps of the fused sequence, True where valid.
-        video_BVD, words_BWD: each modality's own encoding, before the fusion.
-        frames: the normalised audio and video frames with the steps that were seen, which the summary is made of.
-        word_shares_BU: how much of what is said each word is; no words without a linear part.
-        views: (B, A, D) what each modality says on the audio time base, before they are weighed against each other.
     """
 
     logits_BC: Tensor
@@ -111,12 +122,6 @@ class TrimodalOutput:
     sequence_BC: Tensor
     pooled_BD: Tensor
     fused_BAD: Tensor
-    step_mask_BA: Tensor
-    video_BVD: Tensor
-    words_BWD: Tensor
-    frames: tuple[MaskedFrames, MaskedFrames]
-    word_shares_BU: Tensor
-    views: tuple[Tensor, Tensor, Tensor]
 
 
 class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transformers leaves these untyped
@@ -124,6 +129,8 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
 
     config_class = TrimodalConfig
     base_model_prefix = ""
+    main_input_name = "audio_BTF"
+    supports_gradient_checkpointing = True
     # Drawn anew for fine-tuning.
     HEADS = ("head.", "summary_head.weight_IC", "summary_head.bias_C")
     audio_mean_F: Tensor
@@ -228,33 +235,74 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
 
         The masked steps (bool), used in training only, are replaced by the learned frame.
         """
-        config, device = self.config, audio_BTF.device
-        anchor_lengths_B = self._anchor_lengths(audio_lengths_B, video_lengths_B, word_lengths_B)
-        num_steps = max(int(anchor_lengths_B.max()), audio_BTF.shape[1])
-        step_mask_BA = valid_steps(anchor_lengths_B, num_steps)
-        video_mask_BV = valid_steps(video_lengths_B, video_BTF.shape[1])
-        word_mask_BW = valid_steps(word_lengths_B, word_ids_BT.shape[1])
-
-        absent_BA = ~valid_steps(audio_lengths_B, num_steps)
+        num_given = audio_BTF.shape[1]
+        lengths = (audio_lengths_B, video_lengths_B, word_lengths_B)
+        audio_BTF = _lengthened(audio_BTF, self._anchor_lengths(*lengths))
         if audio_masked_BT is not None:
-            absent_BA = absent_BA | F.pad(audio_masked_BT, (0, num_steps - audio_masked_BT.shape[1]))
-        audio_BAF = F.pad(self.normalised_audio(audio_BTF), (0, 0, 0, num_steps - audio_BTF.shape[1]))
-        video_BVF = self.normalised_video(video_BTF)
-        video_seen_BV = video_mask_BV if video_masked_BT is None else video_mask_BV & ~video_masked_BT
+            audio_masked_BT = F.pad(audio_masked_BT, (0, audio_BTF.shape[1] - num_given))
+        encoded = self._encoded((audio_BTF, video_BTF, word_ids_BT), lengths, audio_masked_BT, video_masked_BT)
+        return self._weighed(encoded, torch.stack(lengths, dim=1) > 0)
+
+    def judged_rows(
+        self,
+        inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
+        row_R: Tensor,
+        present_RM: Tensor,
+        whole_N: Tensor,
+        *,
+        window_s: float,
+    ) -> tuple[Tensor, Tensor]:
+        """All that an endpoint asks of clips, with nothing computed twice: a pure function of tensors.
+
+        Args:
+            inputs: of `forward`.
+            row_R, present_RM: as for `less`.
+            whole_N: clips of which the windows are asked.
+
+        Returns:
+            (R, C) logits of the rows, and (N, K, C) of the windows.
+        """
+        audio_BTF, audio_lengths_B, video_BTF, video_lengths_B, word_ids_BT, word_lengths_B = inputs
+        lengths = (audio_lengths_B, video_lengths_B, word_lengths_B)
+        audio_BTF = _lengthened(audio_BTF, self._anchor_lengths(*lengths))
+        encoded = self._encoded((audio_BTF, video_BTF, word_ids_BT), lengths)
+        rows = self.less(encoded, row_R, present_RM)
+        whole = self.less(encoded, whole_N, torch.stack(lengths, dim=1)[whole_N] > 0)
+        return rows.logits_BC, self.window_logits(whole, window_s=window_s)[0]
+
+    def _encoded(
+        self,
+        steps: tuple[Tensor, Tensor, Tensor],
+        lengths: tuple[Tensor, Tensor, Tensor],
+        audio_masked_BA: Tensor | None = None,
+        video_masked_BV: Tensor | None = None,
+    ) -> Encoded:
+        """What each modality says, from its steps and their numbers; the audio is on the time base."""
+        audio_BAF, video_BVF, word_ids_BW = steps
+        config, device, num_steps = self.config, audio_BAF.device, audio_BAF.shape[1]
+        step_mask_BA = valid_steps(self._anchor_lengths(*lengths), num_steps)
+        video_mask_BV = valid_steps(lengths[1], video_BVF.shape[1])
+        word_mask_BW = valid_steps(lengths[2], word_ids_BW.shape[1])
+
+        absent_BA = ~valid_steps(lengths[0], num_steps)
+        if audio_masked_BA is not None:
+            absent_BA = absent_BA | audio_masked_BA
+        audio_BAF, video_BVF = self.normalised_audio(audio_BAF), self.normalised_video(video_BVF)
+        video_seen_BV = video_mask_BV if video_masked_BV is None else video_mask_BV & ~video_masked_BV
         frames = (MaskedFrames(audio_BAF, step_mask_BA & ~absent_BA), MaskedFrames(video_BVF, video_seen_BV))
         audio_BAF = torch.where(absent_BA[:, :, None], self.audio_mask_frame, audio_BAF)
-        if video_masked_BT is not None:
-            video_BVF = torch.where(video_masked_BT[:, :, None], self.video_mask_frame, video_BVF)
+        if video_masked_BV is not None:
+            video_BVF = torch.where(video_masked_BV[:, :, None], self.video_mask_frame, video_BVF)
 
         video_stride = config.video_step_s / config.audio_step_s
         anchor_BAD = self.audio_projection(audio_BAF, step_mask_BA) + positions(num_steps, config.width, 1.0, device)
         anchor_BAD = self.audio_encoder(anchor_BAD, None, step_mask_BA)
         video_BVD = self.video_projection(video_BVF, video_mask_BV)
-        video_BVD = video_BVD + positions(video_BTF.shape[1], config.width, video_stride, device)
+        video_BVD = video_BVD + positions(video_BVF.shape[1], config.width, video_stride, device)
         no_video, no_words = self._is_nowhere(video_mask_BV), self._is_nowhere(word_mask_BW)
         video_BVD = video_BVD if no_video else self.video_encoder(video_BVD, None, video_mask_BV)
-        words_BWD = self.word_embedding(word_ids_BT) * config.width**0.5
-        words_BWD = self.word_dropout(words_BWD) + positions(word_ids_BT.shape[1], config.width, 1.0, device)
+        words_BWD = self.word_embedding(word_ids_BW) * config.width**0.5
+        words_BWD = self.word_dropout(words_BWD) + positions(word_ids_BW.shape[1], config.width, 1.0, device)
         words_BWD = words_BWD if no_words else self.word_encoder(words_BWD, None, word_mask_BW)
 
         nothing_BAD = torch.zeros_like(anchor_BAD)
@@ -263,13 +311,14 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
             nothing_BAD if no_video else self.video_to_audio(anchor_BAD, video_BVD, video_mask_BV),
             nothing_BAD if no_words else self.words_to_audio(anchor_BAD, words_BWD, word_mask_BW),
         )
-        word_shares_BU = word_ids_BT.new_zeros(len(word_ids_BT), 0, dtype=torch.float32)
+        word_shares_BU = word_ids_BW.new_zeros(word_ids_BW.shape[0], 0, dtype=torch.float32)
+        entries_BE, there_BE = word_shares_BU, word_shares_BU.bool()
         if self.summary_head is not None:
-            word_shares_BU = self.summary_head.word_shares(word_ids_BT, word_mask_BW)
-        present_BM = torch.stack([audio_lengths_B, video_lengths_B, word_lengths_B], dim=1) > 0
-        return self._weighed(views, present_BM, step_mask_BA, frames, word_shares_BU, video_BVD, words_BWD)
+            word_shares_BU = self.summary_head.word_shares(word_ids_BW, word_mask_BW)
+            entries_BE, there_BE = self.summary_head.entries(frames, word_shares_BU)
+        return Encoded(views, step_mask_BA, video_BVD, words_BWD, frames, word_shares_BU, entries_BE, there_BE)
 
-    def less(self, output: TrimodalOutput, row_R: Tensor, present_RM: Tensor) -> TrimodalOutput:
+    def less(self, encoded: Encoded, row_R: Tensor, present_RM: Tensor) -> TrimodalOutput:
         """What `forward` gives for some of its clips without some of their modalities, from what it has computed.
 
         The modality that gives a clip its time base, which is the first that it has, must stay: the others look at it.
@@ -278,56 +327,55 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
             row_R: of the clip that each row of the result is made from.
             present_RM: bool, which of audio, video and text are left of it.
         """
-        (audio, video), shares_BU = output.frames, output.word_shares_BU
         frames = [
             MaskedFrames(each.x_BTF[row_R], each.seen_BT[row_R] & present_RM[:, m, None])
-            for m, each in enumerate((audio, video))
+            for m, each in enumerate(encoded.frames)
         ]
-        anchor_BAD, of_video_BAD, of_words_BAD = output.views
-        return self._weighed(
-            (anchor_BAD[row_R], of_video_BAD[row_R], of_words_BAD[row_R]),
-            present_RM,
-            output.step_mask_BA[row_R],
-            (frames[0], frames[1]),
-            shares_BU[row_R] * present_RM[:, 2, None],
-            output.video_BVD[row_R],
-            output.words_BWD[row_R],
+        there_RE = encoded.there_BE[row_R]
+        if self.summary_head is not None:
+            there_RE = there_RE & self.summary_head.by_entry(present_RM)
+        anchor_BAD, of_video_BAD, of_words_BAD = encoded.views
+        left = Encoded(
+            views=(anchor_BAD[row_R], of_video_BAD[row_R], of_words_BAD[row_R]),
+            step_mask_BA=encoded.step_mask_BA[row_R],
+            video_BVD=encoded.video_BVD[row_R],
+            words_BWD=encoded.words_BWD[row_R],
+            frames=(frames[0], frames[1]),
+            word_shares_BU=encoded.word_shares_BU[row_R] * present_RM[:, 2, None],
+            entries_BE=encoded.entries_BE[row_R],
+            there_BE=there_RE,
         )
+        return self._weighed(left, present_RM)
 
     def _is_nowhere(self, mask_BT: Tensor) -> bool:
-        """Whether no clip has a modality: what is made of it weighs nothing. In training it is made all the same."""
-        return not self.training and not bool(mask_BT.any())
+        """Whether no clip has a modality: what is made of it weighs nothing.
 
-    def _weighed(
-        self,
-        views: tuple[Tensor, Tensor, Tensor],
-        present_BM: Tensor,
-        step_mask_BA: Tensor,
-        frames: tuple[MaskedFrames, MaskedFrames],
-        word_shares_BU: Tensor,
-        video_BVD: Tensor,
-        words_BWD: Tensor,
-    ) -> TrimodalOutput:
+        In training it is made all the same, and in a recorded graph, which must hold for other clips too.
+        """
+        if self.training or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            return False
+        return not bool(mask_BT.any())
+
+    def _weighed(self, encoded: Encoded, present_BM: Tensor) -> TrimodalOutput:
         """The views of the modalities that are there in one sequence, and what both parts make of the clip."""
-        weight_BM = present_BM * torch.tensor(self.config.modality_weights, device=present_BM.device)
+        # A recorded graph makes float64 of what is neither a float tensor nor said to be one.
+        there_BM = present_BM.to(torch.float32)
+        weight_BM = torch.stack([there_BM[:, m] * each for m, each in enumerate(self.config.modality_weights)], dim=1)
         weight_BM = weight_BM / weight_BM.sum(dim=1, keepdim=True).clamp(min=1e-9)
-        weighted = [view_BAD * weight_BM[:, m, None, None] for m, view_BAD in enumerate(views)]
+        weighted = [view_BAD * weight_BM[:, m, None, None] for m, view_BAD in enumerate(encoded.views)]
         fused_BAD = weighted[0] + weighted[1] + weighted[2]
-        pooled_BD = statistics_pooling(fused_BAD, step_mask_BA)
+        pooled_BD = statistics_pooling(fused_BAD, encoded.step_mask_BA)
         sequence_BC = self._judged(pooled_BD)
-        linear_BC = 0 * sequence_BC if self.summary_head is None else self.summary_head(frames, word_shares_BU)
+        linear_BC = 0 * sequence_BC
+        if self.summary_head is not None:
+            linear_BC = self.summary_head.scores(encoded.entries_BE, encoded.there_BE)
         return TrimodalOutput(
+            **vars(encoded),
             logits_BC=linear_BC + sequence_BC,
             linear_BC=linear_BC,
             sequence_BC=sequence_BC,
             pooled_BD=pooled_BD,
             fused_BAD=fused_BAD,
-            step_mask_BA=step_mask_BA,
-            video_BVD=video_BVD,
-            words_BWD=words_BWD,
-            frames=frames,
-            word_shares_BU=word_shares_BU,
-            views=views,
         )
 
     @property
@@ -381,7 +429,7 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         """
         config = self.config
         steps = [max(1, round(window_s / step_s)) for step_s in (config.audio_step_s, config.video_step_s)]
-        batch, num_windows = len(output.word_shares_BU), -(-output.step_mask_BA.shape[1] // steps[0])
+        batch, num_windows = output.word_shares_BU.shape[0], (output.step_mask_BA.shape[1] + steps[0] - 1) // steps[0]
         fused = MaskedFrames(output.fused_BAD, output.step_mask_BA).windows(steps[0], num_windows)
         logits = self._judged(statistics_pooling(fused.x_BTF, fused.seen_BT))
         if self.summary_head is not None:
@@ -427,10 +475,19 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
     def _anchor_lengths(self, audio_lengths_B: Tensor, video_lengths_B: Tensor, word_lengths_B: Tensor) -> Tensor:
         """Steps of the audio time base: the audio's own, or what the video or else the words last."""
         config = self.config
-        from_video_B = (video_lengths_B * (config.video_step_s / config.audio_step_s)).ceil().long()
-        from_words_B = (word_lengths_B * (config.word_step_s / config.audio_step_s)).ceil().long()
+        from_video_B = (video_lengths_B.float() * (config.video_step_s / config.audio_step_s)).ceil().long()
+        from_words_B = (word_lengths_B.float() * (config.word_step_s / config.audio_step_s)).ceil().long()
         other_B = torch.where(video_lengths_B > 0, from_video_B, from_words_B)
         return torch.where(audio_lengths_B > 0, audio_lengths_B, other_B)
+
+
+# A length that depends on the clips must be code, not what it came to when the graph was recorded. PyTorch reads the
+# line of its own, untyped, decorator too: there is room for one comment.
+@torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
+def _lengthened(steps_BTF: Tensor, lengths_B: Tensor) -> Tensor:
+    """As many steps as the longest clip has on the time base, which may be made of video or words."""
+    missing = max(0, int(lengths_B.max()) - steps_BTF.shape[1])
+    return F.pad(steps_BTF, (0, 0, 0, missing))
 
 
 def _new_head(config: TrimodalConfig) -> nn.Module:
@@ -441,7 +498,7 @@ def _new_head(config: TrimodalConfig) -> nn.Module:
         nn.LayerNorm(2 * width),
         nn.Linear(2 * width, width),
         nn.GELU(),
-        nn.Dropout(config.dropout),
+        Dropout(config.dropout),
         nn.Linear(width, config.num_classes),
     )
 
