@@ -404,7 +404,7 @@ def test_the_packaged_bundle_is_measured_over_http_and_judged(two_bundles: TwoBu
 def test_a_bundle_that_cannot_be_served_fails_its_gates(two_bundles: TwoBundles, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(two_bundles.build / "bundle", tmp_path / "bundle"))
     # It answers as the champion, and remembers other answers.
-    shutil.copyfile(two_bundles.champion / "model.safetensors", folder / "model.safetensors")
+    shutil.copyfile(two_bundles.champion / "graph.pt", folder / "graph.pt")
     told = measured(folder, tmp_path / "package.json")
     assert "does not come up" in told
     assert "golden requests" in told

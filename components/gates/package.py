@@ -13,6 +13,8 @@ from components.gates.evidence import MEASURE, Evidence, Gate, Package
 from components.gates.verdict import GateResult
 from components.metrics import Interval
 
+# From here on three digits would be written with an exponent.
+_MANY_DIGITS: Final = 1000
 _MIB: Final = 2**20
 _PERCENTILE: Final = 95
 
@@ -35,15 +37,16 @@ class WithinLimit:
         found = self.measure(package)
         passed = found.value <= self.limit
         side = "within" if passed else "over"
-        message = (
-            f"{self.name} {found.value:.3g} {self.unit} is {abs(found.value - self.limit):.3g} {side} the limit of "
-            f"{self.limit:.3g}"
-        )
+        message = f"{self.name} {_short(found.value)} {self.unit} is {side} the limit of {_short(self.limit)}"
         low, high = (None, None) if found.low == found.high else (found.low, found.high)
         return GateResult(self.name, passed, found.value, self.limit, low, high, message)
 
     def _unmeasured(self, message: str) -> GateResult:
         return GateResult(self.name, False, None, self.limit, None, None, message)
+
+
+def _short(number: float) -> str:
+    return f"{number:.3g}" if number < _MANY_DIGITS else f"{number:.0f}"
 
 
 def gates(settings: params.Gates, _evidence: Evidence) -> tuple[Gate, ...]:
