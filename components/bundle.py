@@ -1,7 +1,8 @@
 """The bundle: one folder with all that is needed to predict, to check the prediction, and to say where it is from.
 
 Beside the files that every bundle has, `task.json` says what is asked, a bundle of several labels has their
-`thresholds.json`, and one whose faces were found by a YuNet network has that in `face_model.onnx`.
+`thresholds.json`, one whose faces were found by a YuNet network has that in `face_model.onnx`, and one whose system can
+be recorded has what an endpoint asks of it in `graph.pt`.
 
 In Hugging Face form, so that `AutoModel.from_pretrained` reads it (after `import components.models.trimodal`).
 Nothing in it is ever unpickled. `python -m components.bundle` is the stage that writes `build/bundle`.
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components import bundle_files, card, drift, golden, params, predictor, provenance, report, shards
+from components import bundle_files, card, drift, golden, params, predictor, provenance, recorded, report, shards
 from components.bundle_files import (
     CARD,
     CONFIG,
@@ -46,11 +47,9 @@ class Bundle(Predictor):
     """A predictor with its papers.
 
     Attributes:
-        folder: where it was loaded from.
         version: short digest of its files.
     """
 
-    folder: Path
     version: str
     provenance: Provenance
     golden: Golden
@@ -61,8 +60,11 @@ class Bundle(Predictor):
         return self.golden.error(self)
 
 
-def load(folder: Path) -> Bundle:
+def load(folder: Path, *, read_model: bool = True) -> Bundle:
     """Load a bundle and check that it is whole.
+
+    Args:
+        read_model: otherwise it is read when it is first asked for: who runs the recorded graph needs none.
 
     Raises:
         ValueError: a file is missing or damaged; names the file and the remedy.
@@ -80,18 +82,20 @@ def load(folder: Path) -> Bundle:
             f"{folder / name} is damaged ({error}): build it again with `dvc repro`, or fetch it again"
         ) from error
     core = predictor.load(folder)
-    return Bundle(
-        core.model,
+    loaded = Bundle(
+        core.folder,
         core.features,
         core.tokenizer,
         core.task,
         core.thresholds,
-        folder,
         version,
         origin,
         requests,
         reference,
     )
+    if read_model:
+        _ = loaded.model
+    return loaded
 
 
 def write(target: Path, *, settings: params.Params, requests: tuple[GoldenRequest, ...], build: Path = BUILD) -> Bundle:
@@ -138,6 +142,7 @@ def _fill(folder: Path, *, settings: params.Params, requests: tuple[GoldenReques
     _describe_inputs(core, build).save(folder / DRIFT_REFERENCE)
     progress(stage="bundle", done=2, total=3, message="golden requests")
     write_atomically(folder / GOLDEN, golden.answer(requests, core).to_json())
+    recorded.write(folder, core.model, core.features)
     num_parameters = sum(parameter.numel() for parameter in core.model.parameters())
     text = card.write(figures, origin, task=core.task, features=core.features, num_parameters=num_parameters)
     write_atomically(folder / CARD, text.encode())
@@ -148,12 +153,15 @@ def _describe_inputs(core: Predictor, build: Path) -> DriftReference:
     validation = shards.open_split(build / "features", "validation")
     clips = [train.features(index) for index in range(len(train))]
     answers_NC = core.answers([validation.features(index) for index in range(len(validation))])
-    unknown = unknown_id(core.tokenizer)
-    if core.task.kind == "values":
-        return drift.describe(
-            clips, np.zeros(0, dtype=np.float32), drift.columns_of(list(answers_NC)), unknown_id=unknown
-        )
-    return drift.describe(clips, _shares(core, answers_NC), unknown_id=unknown)
+    is_of_values = core.task.kind == "values"
+    return drift.describe(
+        clips,
+        np.zeros(0, dtype=np.float32) if is_of_values else _shares(core, answers_NC),
+        drift.columns_of(list(answers_NC)) if is_of_values else None,
+        unknown_id=unknown_id(core.tokenizer),
+        speakers=train.speaker_ids,
+        answers=drift.spoken_rows(list(answers_NC), validation.speaker_ids),
+    )
 
 
 def _shares(core: Predictor, answers_NC: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ LABELS: Final = "labels.json"
 TASK: Final = "task.json"
 FACE_MODEL: Final = "face_model.onnx"
 THRESHOLDS: Final = "thresholds.json"
+GRAPH: Final = "graph.pt"
 PROVENANCE: Final = "provenance.json"
 GOLDEN: Final = "golden.json"
 DRIFT_REFERENCE: Final = "drift_reference.npz"
@@ -25,8 +26,9 @@ CARD: Final = "CARD.md"
 FILES: Final = (WEIGHTS, CONFIG, PREPROCESS, TOKENIZER, LABELS, PROVENANCE, GOLDEN, DRIFT_REFERENCE, CARD)
 
 # What is asked, where it is not just one class of several by name; the thresholds of several labels; the network that
-# finds faces, where it is not OpenCV's own. A bundle from before there were such has none, and keeps its version.
-OPTIONAL_FILES: Final = (TASK, THRESHOLDS, FACE_MODEL)
+# finds faces, where it is not OpenCV's own; the recorded model, of a system that can be recorded. A bundle from before
+# there were such has none, and keeps its version.
+OPTIONAL_FILES: Final = (TASK, THRESHOLDS, FACE_MODEL, GRAPH)
 
 # Probabilities of the same weights differ by the order of float32 sums, which is far below this.
 GOLDEN_TOLERANCE: Final = 1e-5

@@ -6,11 +6,12 @@ answers; if they do not, decoding, features or weights differ there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Base64Bytes, TypeAdapter, ValidationError
 
 from components.bundle_files import GOLDEN_TOLERANCE
@@ -18,7 +19,10 @@ from components.media import MediaError
 
 if TYPE_CHECKING:
     # PyTorch comes with it, and whoever sends the requests to an endpoint needs none.
+    from components.features import ClipFeatures
     from components.predictor import Predictor
+
+    Answers = Callable[[Sequence[ClipFeatures]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -47,21 +51,21 @@ class Golden:
     def to_json(self) -> bytes:
         return TypeAdapter(Golden).dump_json(self, indent=2) + b"\n"
 
-    def error(self, predictor: Predictor) -> float:
+    def error(self, predictor: Predictor, answers: Answers | None = None) -> float:
         """Largest distance between a stored answer and what `predictor` answers now, at most 1.
 
+        Where a server has its own way from features to `answers`, by that.
         Values are compared in units of the length of their scale. A request that can no longer be decoded, and an
         answer that is not a number, count as 1.
         """
-        errors = [_distance(request, predictor) for request in self.requests]
+        errors = [_distance(request, predictor, answers or predictor.answers) for request in self.requests]
         return max(errors, default=0.0)
 
 
 def answer(requests: Sequence[GoldenRequest], predictor: Predictor) -> Golden:
     """The requests with the answers of `predictor`."""
-    return Golden(
-        GOLDEN_TOLERANCE, tuple(replace(request, probabilities=_answer(request, predictor)) for request in requests)
-    )
+    answered = [replace(each, probabilities=_answer(each, predictor, predictor.answers)) for each in requests]
+    return Golden(GOLDEN_TOLERANCE, tuple(answered))
 
 
 def parse(content: bytes) -> Golden:
@@ -79,16 +83,16 @@ def parse(content: bytes) -> Golden:
     return golden
 
 
-def _answer(request: GoldenRequest, predictor: Predictor) -> tuple[float, ...]:
+def _answer(request: GoldenRequest, predictor: Predictor, answers: Answers) -> tuple[float, ...]:
     features, _ = predictor.features_of(request.audio, request.video, request.text)
-    return tuple(float(value) for value in predictor.answers([features])[0])
+    return tuple(float(value) for value in answers([features])[0])
 
 
-def _distance(request: GoldenRequest, predictor: Predictor) -> float:
+def _distance(request: GoldenRequest, predictor: Predictor, answers: Answers) -> float:
     if len(request.probabilities) != len(predictor.labels):
         return 1.0
     try:
-        found_C = np.asarray(_answer(request, predictor))
+        found_C = np.asarray(_answer(request, predictor, answers))
     except MediaError:
         return 1.0
     scale = predictor.task.scale

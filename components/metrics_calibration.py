@@ -58,6 +58,19 @@ def of_classes(
     return Calibration(probabilities_NC.max(axis=1)[:, None], right_N[:, None], speaker_ids)
 
 
+def reliability(calibration: Calibration) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """What a reliability diagram shows, over all labels: by range of probability that has clips, (Q,) each, their mean
+    probability, the share of them where it was so, and how many there are."""
+    known_NL = np.isfinite(calibration.actual)
+    probabilities, actual = calibration.probabilities_NL[known_NL].astype(np.float64), calibration.actual[known_NL]
+    bins = np.clip(np.ceil(probabilities * calibration.num_bins).astype(np.int64) - 1, 0, calibration.num_bins - 1)
+    num_Q = np.bincount(bins, minlength=calibration.num_bins)
+    sums_Q = [np.bincount(bins, weights=values, minlength=calibration.num_bins) for values in (probabilities, actual)]
+    has_clips_Q = num_Q > 0
+    mean_Q, share_Q = (sums[has_clips_Q] / num_Q[has_clips_Q] for sums in sums_Q)
+    return mean_Q, share_Q, num_Q[has_clips_Q]
+
+
 def expected_calibration_error(
     actual_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating], *, num_bins: int = 15
 ) -> float:

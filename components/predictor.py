@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
-from transformers import PreTrainedModel
 
-from components import media, models, params, training
+from components import media, params
 from components import task as tasks
 from components.bundle_files import CONFIG, LABELS, PREPROCESS, THRESHOLDS, TOKENIZER, WEIGHTS
 from components.clip import MODALITIES
@@ -22,6 +23,9 @@ from components.features import ClipFeatures, clip_features, face_detectors, spe
 from components.features.clip_features import Decode
 from components.features.text import load_tokenizer
 from components.task import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _BATCH_SIZE = 32
 
@@ -52,14 +56,30 @@ class Predictor:
     """A model with everything that turns recordings into its input, and its output into answers.
 
     Attributes:
+        folder: where it was loaded from.
         thresholds: multilabel: the probability from which on each label counts as there; empty for other kinds.
     """
 
-    model: PreTrainedModel
+    folder: Path
     features: params.Features
     tokenizer: Tokenizer
     task: Task
     thresholds: tuple[float, ...]
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The model, read when it is first asked for.
+
+        Raises:
+            ValueError: a file of it is missing or damaged, or it has not an output for each label.
+        """
+        found = load_model(self.folder)
+        if int(found.config.num_classes) != len(self.labels):
+            raise ValueError(
+                f"{self.folder / LABELS} has {len(self.labels)} labels for a model of {found.config.num_classes}: "
+                "build both again"
+            )
+        return found
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -94,6 +114,9 @@ class Predictor:
 
     def answers(self, clips: Sequence[ClipFeatures]) -> NDArray[np.float32]:
         """For each clip the probability of each label, or its value on the task's scale, (N, C)."""
+        # As in `load_model`: a server that has the recorded graph needs none of it.
+        from components import training
+
         names = [str(number) for number in range(len(clips))]
         nothing_NC = np.full((len(clips), len(self.labels)), np.nan, dtype=np.float32)
         source = LoadedClips(clips, names, names, nothing_NC)
@@ -101,7 +124,7 @@ class Predictor:
 
 
 def load(folder: Path) -> Predictor:
-    """Read the files of a bundle that predictions need.
+    """Read the files of a bundle that predictions need, except for the model.
 
     Raises:
         ValueError: a file is missing or damaged, or the files do not belong together; names file and remedy.
@@ -116,13 +139,7 @@ def load(folder: Path) -> Predictor:
     face_detectors.identified(features.video)
     if features.text.transcribe is not None:
         speech.identified(features.text.transcribe)
-    model = load_model(folder)
-    num_classes = int(model.config.num_classes)
-    if num_classes != len(task.labels):
-        raise ValueError(
-            f"{folder / LABELS} has {len(task.labels)} labels for a model of {num_classes}: build both again"
-        )
-    return Predictor(model, features, tokenizer, task, read_thresholds(folder / THRESHOLDS, task))
+    return Predictor(folder, features, tokenizer, task, read_thresholds(folder / THRESHOLDS, task))
 
 
 def read_task(folder: Path) -> Task:
@@ -187,6 +204,9 @@ def load_model(folder: Path) -> PreTrainedModel:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} is missing: build it again with `dvc repro`, or fetch it again")
+    # It comes with what models are built with, which takes longer to import than PyTorch itself.
+    from components import models
+
     try:
         return models.load(folder)
     except (SafetensorError, OSError, RuntimeError) as error:

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from components import datasets
 from components.clip import MODALITIES
-from components.params import Choices, Corpus, Ingest, Params, resolve
+from components.params import Choices, Corpus, Ingest, Params, RecipeName, resolve
 from components.sections import Section, merge
 
 Learner = Literal["pretrained", "scratch", "ridge"]
@@ -34,7 +34,7 @@ _OWN = (
 class StudyChoices(Section):
     """What a person chooses for a study: the Run form and `affect study`."""
 
-    recipe: str = Field("quick", description="System and settings: a file of components/recipes.")
+    recipe: RecipeName = Field("quick", description="System and settings: a file of components/recipes.")
     finetune_on: Corpus = Field(Corpus(), description="Labelled corpus.")
     pretrain_on: Corpus | None = Field(None, description="Unlabelled corpus; none: the training part of the first.")
     protocol: str | None = Field(None, description="Published division of the corpus; none: its first, if it has any.")

@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
-from components.gates import GateResult
+from components import run_record
+from components.run_record import RunRecord, StageResult
 from components.settings import Settings
 from components.stage import one_line
 from components.storage import Storage
-from flows.stages import StageResult
+from flows.lineage import code_commit
 
 _FOLDER = "runs"
-
-Outcome = Literal["running", "promoted", "unchanged", "failed"]
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """One run of the `retrain` flow.
-
-    Attributes:
-        run_id: the Prefect flow run.
-        digest: name of the run's parameters, data and code.
-        folder: the run's workspace.
-        outcome: `unchanged` when the model is the one that is live already.
-        release: number of the release that is live afterwards.
-        error: why it failed, on one line.
-    """
-
-    run_id: str
-    digest: str
-    folder: str
-    started_at: str
-    outcome: Outcome = "running"
-    stages: tuple[StageResult, ...] = ()
-    gates: tuple[GateResult, ...] = ()
-    release: int | None = None
-    error: str = ""
-    ended_at: str = field(default="")
+_SUFFIX = ".json"
 
 
 class Recorder:
@@ -50,15 +24,18 @@ class Recorder:
 
     def __init__(self, settings: Settings, *, run_id: str, digest: str, folder: Path) -> None:
         self._storage = Storage(settings.storage_url)
-        self._record = RunRecord(run_id, digest, str(folder), started_at=_now())
+        self.record = RunRecord(run_id, digest, str(folder), started_at=_now(), commit=code_commit(settings))
 
     def update(self, **changes: object) -> None:
         """Replace fields of the record and write it."""
-        self._record = replace(self._record, **changes)  # type: ignore[arg-type]  # names are checked by replace
-        self._storage.write(_name(self._record.run_id), json.dumps(asdict(self._record), indent=1).encode())
+        self.record = replace(self.record, **changes)  # type: ignore[arg-type]  # names are checked by replace
+        self._storage.write(_name(self.record.run_id), self.record.to_json().encode())
 
     def add_stage(self, result: StageResult) -> None:
-        self.update(stages=(*self._record.stages, result))
+        self.update(stages=(*self.record.stages, result))
+
+    def add_check(self, result: StageResult) -> None:
+        self.update(checks=(*self.record.checks, result))
 
     def __enter__(self) -> Self:
         self.update()
@@ -78,10 +55,12 @@ def read_record(settings: Settings, run_id: str) -> RunRecord | None:
     storage = Storage(settings.storage_url)
     if not storage.exists(_name(run_id)):
         return None
-    values = json.loads(storage.read(_name(run_id)))
-    values["stages"] = tuple(StageResult(**stage) for stage in values["stages"])
-    values["gates"] = tuple(GateResult(**gate) for gate in values["gates"])
-    return RunRecord(**values)
+    return run_record.parse(storage.read(_name(run_id)))
+
+
+def last(settings: Settings) -> RunRecord | None:
+    """The run that was started last; None before the first."""
+    return max(_all(settings), key=lambda record: record.started_at, default=None)
 
 
 def find_record(settings: Settings, name: str) -> RunRecord:
@@ -90,17 +69,21 @@ def find_record(settings: Settings, name: str) -> RunRecord:
     Raises:
         ValueError: there is no such run.
     """
-    stored = Storage(settings.storage_url).names(_FOLDER)
-    found = [read_record(settings, file.removesuffix(".json")) for file in stored]
-    known = sorted((record for record in found if record), key=lambda record: record.started_at)
+    known = sorted(_all(settings), key=lambda record: record.started_at)
     fitting = [record for record in known if name in ("last", record.run_id, record.digest)]
     if not fitting:
         raise ValueError(f"there is no run {name!r}; the last one is {known[-1].run_id if known else 'still to come'}")
     return fitting[-1]
 
 
+def _all(settings: Settings) -> list[RunRecord]:
+    files = [file for file in Storage(settings.storage_url).names(_FOLDER) if file.endswith(_SUFFIX)]
+    found = [read_record(settings, file.removesuffix(_SUFFIX)) for file in files]
+    return [record for record in found if record]
+
+
 def _name(run_id: str) -> str:
-    return f"{_FOLDER}/{run_id}.json"
+    return f"{_FOLDER}/{run_id}{_SUFFIX}"
 
 
 def _now() -> str:

@@ -15,10 +15,12 @@ from rich.table import Table
 
 from components.registry import Registry
 from components.report import HEADLINES
+from components.run_record import RunRecord, data_versions
 from components.settings import Settings
 from components.storage import Storage
 from flows import laptop, records
-from flows.lineage import code_commit, data_versions
+from flows.lineage import code_commit
+from flows.trials import TrialStatus
 
 _console = Console(highlight=False, soft_wrap=True)
 
@@ -63,6 +65,8 @@ def show(outcome: dict[str, Any]) -> None:
         _console.print(f"  lineage: run {outcome['digest']}, commit {outcome['commit'] or 'unknown'}")
         if data:
             _console.print(f"           data md5 {data}")
+    if outcome.get("report"):
+        _console.print(f"  report: {outcome['urls']['prefect']}{outcome['report']}")
     match outcome.get("outcome"):
         case "promoted":
             _console.print(f"promoted: release {outcome['release']} is live")
@@ -87,7 +91,7 @@ def _show_metrics(metrics: dict[str, Any]) -> None:
     _console.print(f"  {HEADLINES[metrics.get('kind', 'classes')].words} by modality: {subsets}")
 
 
-def show_gates(record: records.RunRecord) -> None:
+def show_gates(record: RunRecord) -> None:
     """Print the gates of a run as a table, and below it why it failed where it did."""
     _console.print(f"run {record.run_id}, {record.digest}, {record.started_at}: {record.outcome}")
     if not record.gates:
@@ -103,6 +107,24 @@ def show_gates(record: records.RunRecord) -> None:
     for gate in record.gates:
         if not gate.passed:
             _console.print(f"{gate.name}: {gate.message}")
+
+
+def show_trial(now: TrialStatus | None) -> None:
+    """Print the last trial for a person."""
+    if now is None:
+        _console.print("no model has been tried yet: `affect trial start` begins a trial")
+        return
+    trial, figures = now.trial, now.figures
+    told = "goes on" if now.is_running else f"ended: {now.end.outcome}, {now.end.reason}" if now.end else "is over"
+    _console.print(
+        f"trial {trial.number} of version {trial.version} beside release {trial.release}: {trial.mode} on "
+        f"{100 * trial.share:g} % of the requests, since {trial.started_at}; it {told}"
+    )
+    if figures.agreement is not None:
+        _console.print(f"  the same answer  {figures.agreement}, mean distance {figures.mean_distance:.3f}")
+    for gate in now.gates:
+        verdict = "passed" if gate.passed else "not yet" if now.is_running else "FAILED"
+        _console.print(f"  {gate.name:<22} {verdict}: {gate.message}")
 
 
 def show_prediction(answer: dict[str, Any]) -> None:
@@ -177,6 +199,8 @@ def show_status(now: laptop.Status) -> None:
         _console.print(f"  {name:<12} {'up' if runs else 'down'}")
     release = f", release {now.release}" if now.release else ""
     _console.print(f"  {'endpoint':<12} {now.endpoint}{release}")
+    if now.monitor:
+        _console.print(f"  {'requests':<12} {now.monitor['told']} ({now.monitor['at'][:16]} UTC)")
     if not now.is_up:
         _console.print("start it with `affect up`")
         return

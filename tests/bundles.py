@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from components import bundle_files, drift, golden, models, params, predictor, task
+from components import bundle_files, drift, golden, models, params, predictor, recorded, task
 from components.datasets import synthetic
 from components.features.audio import audio_width
 from components.features.text import fit_tokenizer, save_tokenizer
@@ -65,6 +65,7 @@ def write_bundle(folder: Path, *, seed: int, asked: Task | None = None, width: i
     (folder / bundle_files.PROVENANCE).write_text(origin.to_json())
     (folder / bundle_files.CARD).write_text("# A model with random weights\n")
     core = predictor.load(folder)
+    recorded.write(folder, core.model, core.features)
     clips = [core.features_of(each.audio, each.video, each.text)[0] for each in requests()]
     drift.describe(clips, np.full(len(labels), 1 / len(labels), np.float32)).save(folder / bundle_files.DRIFT_REFERENCE)
     (folder / bundle_files.GOLDEN).write_bytes(golden.answer(requests(), core).to_json())

@@ -14,7 +14,7 @@ from transformers import AutoModel
 
 from components import bundle, bundle_files, drift
 from components.bundle import Bundle
-from components.bundle_files import FILES, version_of
+from components.bundle_files import FILES, GRAPH, version_of
 from components.datasets import synthetic
 from components.features import ClipFeatures
 from components.golden import GoldenRequest
@@ -67,7 +67,7 @@ def folder(made: Bundle, tmp_path: Path) -> Path:
 
 
 def test_it_holds_the_files_that_are_promised_and_no_others(made: Bundle) -> None:
-    assert sorted(path.name for path in made.folder.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in made.folder.iterdir()) == sorted((*FILES, GRAPH))
     assert made.labels == LABELS
     assert made.provenance.dataset == "synthetic"
     assert made.provenance.synthetic
@@ -78,10 +78,10 @@ def test_it_holds_the_files_that_are_promised_and_no_others(made: Bundle) -> Non
 def test_the_same_run_elsewhere_gives_the_same_bytes(evaluated: FinishedRun, made: Bundle, tmp_path: Path) -> None:
     build = Path(shutil.copytree(evaluated.build, tmp_path / "elsewhere"))
     again = bundle.write(tmp_path / "bundle", settings=evaluated.settings, requests=requests(), build=build)
-    for name in FILES:
+    for name in (*FILES, GRAPH):
         assert (again.folder / name).read_bytes() == (made.folder / name).read_bytes(), name
     assert again.version == made.version
-    whole = b"".join((again.folder / name).read_bytes() for name in FILES)
+    whole = b"".join((again.folder / name).read_bytes() for name in (*FILES, GRAPH))
     assert str(tmp_path).encode() not in whole
 
 

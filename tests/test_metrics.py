@@ -43,7 +43,7 @@ classes = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, 
 
 
 @given(classes)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_figures_equal_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     actual_N, predicted_N = (np.array(column) for column in zip(*pairs, strict=True))
     present = np.unique(actual_N)
@@ -110,7 +110,7 @@ def test_bootstrap_equals_a_loop_over_speakers() -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 80), st.integers(1, 8))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_intervals_are_ordered_and_in_range(seed: int, num_clips: int, num_speakers: int) -> None:
     outcomes = drawn(num_clips, seed=seed, num_speakers=num_speakers)
     for metric in (metrics.macro_f1_of, metrics.unweighted_accuracy_of, metrics.weighted_accuracy_of):

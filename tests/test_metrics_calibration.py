@@ -31,7 +31,7 @@ def loop_error(pairs: list[tuple[float, float]], num_bins: int) -> float:
 
 
 @given(clips)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_error_of_a_label_equals_a_loop(pairs: list[tuple[float, float]]) -> None:
     probabilities_N1 = np.array([[probability] for probability, _ in pairs])
     actual_N1 = np.array([[actual] for _, actual in pairs])

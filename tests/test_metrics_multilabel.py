@@ -60,7 +60,7 @@ def loop_figures(known: list[tuple[int, int]]) -> dict[str, float]:
 
 
 @given(tables)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_figure_of_every_label_equals_its_formula(table: list[list[tuple[float, bool]]]) -> None:
     outcomes = outcomes_of(table)
     for label in range(outcomes.actual.shape[1]):
@@ -72,7 +72,7 @@ def test_every_figure_of_every_label_equals_its_formula(table: list[list[tuple[f
 
 
 @given(tables)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_means_leave_out_labels_without_the_figure(table: list[list[tuple[float, bool]]]) -> None:
     outcomes = outcomes_of(table)
     each = [loop_figures(column(table, label))["weighted_accuracy"] for label in range(outcomes.actual.shape[1])]
@@ -82,7 +82,7 @@ def test_means_leave_out_labels_without_the_figure(table: list[list[tuple[float,
 
 
 @given(tables)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_figures_over_all_labels_equal_their_loops(table: list[list[tuple[float, bool]]]) -> None:
     outcomes = outcomes_of(table)
     everything = [pair for label in range(outcomes.actual.shape[1]) for pair in column(table, label)]
@@ -189,7 +189,7 @@ def loop_best_accuracy(actual: list[float], probabilities: list[float]) -> float
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), min_size=2, max_size=40))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_threshold_is_the_best_there_is(clips: list[tuple[int, int]]) -> None:
     actual_N1 = np.array([[float(actual)] for actual, _ in clips])
     probabilities_N1 = np.array([[number / 20] for _, number in clips])

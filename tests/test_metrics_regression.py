@@ -60,7 +60,7 @@ def loop_away(value: float) -> int:
 
 
 @given(clips)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_every_figure_equals_its_formula(pairs: list[tuple[float, float]]) -> None:
     actual, predicted = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     outcomes = outcomes_of(actual, predicted)
@@ -80,7 +80,7 @@ def test_every_figure_equals_its_formula(pairs: list[tuple[float, float]]) -> No
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30), st.floats(0.1, 10), st.floats(0.01, 100))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_ccc_of_the_same_is_one_and_a_shift_lowers_it(values: list[float], shift: float, unit: float) -> None:
     scaled = [value * unit for value in values]
     if np.std(scaled) < 1e-3 * max(1.0, unit):

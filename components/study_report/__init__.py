@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from components.markup import element, page, section
 from components.study import Learner, StudyRun
 from components.study_records import RunRecord
 from components.study_report import sections, tables
 from components.study_report.kinds import figures_of
-from components.study_report.markup import element, page, section
 from components.study_report.provenance import Study, obtained
 from components.study_report.references import references
 from components.study_report.results import Difference, by_condition, difference, read_results, read_task

@@ -1,53 +1,25 @@
-"""The pictures of a study, as SVG that a page carries in itself."""
+"""The pictures of a study."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
 from components import metrics
+from components.drawing import ACCENT, GRID, INK, SECOND, STYLE, WIDTH, Curve, canvas_of, mean_of_rows
 from components.metrics import Interval, Outcomes
-from components.study_report.results import ConditionResult, Curve, Difference
+from components.study_report.results import ConditionResult, Difference
 
-COLOURS: Mapping[str, str] = {"pretrained": "#0b6e75", "scratch": "#8a94a6", "ridge": "#c98a1b"}
+COLOURS: Mapping[str, str] = {"pretrained": ACCENT, "scratch": "#8a94a6", "ridge": SECOND}
 NAMES: Mapping[str, str] = {"pretrained": "pre-trained", "scratch": "from scratch", "ridge": "ridge"}
 _PAPER = "#a3195b"
-_INK, _GRID = "#22303c", "#dfe4ea"
-# Keyed by names that matplotlib types one by one.
-_STYLE: dict[Any, Any] = {
-    "font.size": 10.0,
-    "axes.edgecolor": "#9aa5b1",
-    "axes.labelcolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "svg.hashsalt": "affect",
-}
-_DARK_SHARE = 0.62
-# Of a page's text, in inches.
-_WIDTH = 9.7
 _COLUMNS = 2
-
-
-def svg(canvas: Canvas) -> str:
-    """A picture as a `data:` address; equal pictures give equal text."""
-    buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE):
-        canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+_DARK_SHARE = 0.62
 
 
 def intervals(
@@ -57,8 +29,8 @@ def intervals(
 
     `marks` are published values, drawn as vertical lines with their names.
     """
-    with mpl.rc_context(_STYLE):
-        canvas, [axes] = _canvas(1, width=_WIDTH, height=1.15 + 0.36 * len(rows))
+    with mpl.rc_context(STYLE):
+        canvas, [axes] = canvas_of(1, width=WIDTH, height=1.15 + 0.36 * len(rows))
         for row, (_, learner, figure) in enumerate(rows):
             colour = COLOURS[learner]
             axes.plot([scale * figure.low, scale * figure.high], [row, row], color=colour, linewidth=3, alpha=0.45)
@@ -77,16 +49,16 @@ def intervals(
         axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.8)
         axes.set_xlabel(f"{label}, with its 95 % interval over speakers")
-        axes.grid(axis="x", color=_GRID)
+        axes.grid(axis="x", color=GRID)
         axes.set_axisbelow(True)
     return canvas
 
 
 def gains(differences: Sequence[tuple[str, Difference]], *, key: str, label: str, scale: float) -> Canvas:
     """Paired differences against the line of no difference."""
-    with mpl.rc_context(_STYLE):
-        canvas, [axes] = _canvas(1, width=_WIDTH, height=1.0 + 0.4 * len(differences))
-        axes.axvline(0, color=_INK, linewidth=1)
+    with mpl.rc_context(STYLE):
+        canvas, [axes] = canvas_of(1, width=WIDTH, height=1.0 + 0.4 * len(differences))
+        axes.axvline(0, color=INK, linewidth=1)
         for row, (_, each) in enumerate(differences):
             figure = each.figures[key]
             is_clear = figure.low > 0 or figure.high < 0
@@ -104,7 +76,7 @@ def gains(differences: Sequence[tuple[str, Difference]], *, key: str, label: str
         axes.set_yticks(range(len(differences)), [name for name, _ in differences])
         axes.set_ylim(len(differences) - 0.4, -0.7)
         axes.set_xlabel(label)
-        axes.grid(axis="x", color=_GRID)
+        axes.grid(axis="x", color=GRID)
         axes.set_axisbelow(True)
     return canvas
 
@@ -114,36 +86,18 @@ def learning_curves(curves: Mapping[str, Sequence[tuple[str, Curve]]], *, score:
 
     `curves` holds, by panel, pairs of a learner and the curve of a run.
     """
-    with mpl.rc_context(_STYLE):
-        canvas, panels = _canvas(len(curves), width=_WIDTH, height=3.1, columns=2)
+    with mpl.rc_context(STYLE):
+        canvas, panels = canvas_of(len(curves), width=WIDTH, height=3.1, columns=2)
         for axes, (title, of_panel) in zip(panels, curves.items(), strict=True):
             for learner in dict.fromkeys(name for name, _ in of_panel):
                 of_learner = [curve for name, curve in of_panel if name == learner]
                 for curve in of_learner:
                     axes.plot(curve.epochs, curve.score, color=COLOURS[learner], linewidth=0.7, alpha=0.35)
-                mean = _mean([curve.score for curve in of_learner])
+                mean = mean_of_rows([curve.score for curve in of_learner])
                 axes.plot(range(1, len(mean) + 1), mean, color=COLOURS[learner], linewidth=2.2, label=NAMES[learner])
             axes.set(title=title, xlabel="epoch of fine-tuning", ylabel=score)
-            axes.grid(color=_GRID)
+            axes.grid(color=GRID)
             axes.legend(frameon=False, loc="lower right")
-    return canvas
-
-
-def losses(curves: Mapping[str, Sequence[Curve]]) -> Canvas:
-    """One panel a training: the loss by epoch, on training clips and where there is one on validation clips."""
-    with mpl.rc_context(_STYLE):
-        canvas, panels = _canvas(len(curves), width=_WIDTH, height=2.7, columns=_COLUMNS)
-        for axes, (title, of_panel) in zip(panels, curves.items(), strict=True):
-            for name, colour in (("train", COLOURS["pretrained"]), ("validation", COLOURS["ridge"])):
-                found = [values for curve in of_panel if (values := getattr(curve, name))]
-                for values in found:
-                    axes.plot(range(1, len(values) + 1), values, color=colour, linewidth=0.7, alpha=0.3)
-                if found:
-                    mean = _mean(found)
-                    axes.plot(range(1, len(mean) + 1), mean, color=colour, linewidth=2, label=name)
-            axes.set(title=title, xlabel="epoch", ylabel="loss")
-            axes.grid(color=_GRID)
-            axes.legend(frameon=False)
     return canvas
 
 
@@ -151,14 +105,14 @@ def confusions(found: Sequence[tuple[str, ConditionResult]], labels: Sequence[st
     """One panel a condition: the share of each actual label's clips that got each answer, in percent."""
     columns = min(2, len(found))
     side = 1.5 + 0.42 * len(labels)
-    with mpl.rc_context(_STYLE):
-        canvas, panels = _canvas(
-            len(found), width=min(_WIDTH, columns * (side + 0.9)), height=side + 0.3, columns=columns
+    with mpl.rc_context(STYLE):
+        canvas, panels = canvas_of(
+            len(found), width=min(WIDTH, columns * (side + 0.9)), height=side + 0.3, columns=columns
         )
         for axes, (title, each) in zip(panels, found, strict=True):
             assert isinstance(each.pooled, Outcomes)
             counts_CC = metrics.confusion_matrix(each.pooled.actual_N, each.pooled.predicted_N, len(labels))
-            _confusion(axes, counts_CC / np.maximum(1, counts_CC.sum(axis=1, keepdims=True)), labels)
+            _confusion(axes, counts_CC, labels)
             axes.set_title(title)
     return canvas
 
@@ -169,27 +123,29 @@ def contributions(
     """One panel a condition (name, learner), one row a subset of modalities: the mean as a bar, each run as a dot."""
     rows = max(len(subsets) for _, _, subsets in panels)
     most = max(max(values) for _, _, subsets in panels for values in subsets.values())
-    with mpl.rc_context(_STYLE):
-        canvas, found = _canvas(len(panels), width=_WIDTH, height=1.25 + 0.3 * rows, columns=_COLUMNS)
+    with mpl.rc_context(STYLE):
+        canvas, found = canvas_of(len(panels), width=WIDTH, height=1.25 + 0.3 * rows, columns=_COLUMNS)
         for axes, (title, learner, subsets) in zip(found, panels, strict=True):
             for row, values in enumerate(subsets.values()):
                 shown = scale * np.asarray(values)
                 axes.barh(row, shown.mean(), color=COLOURS[learner], alpha=0.75, height=0.62)
-                axes.plot(shown, np.full(len(shown), row), "o", color=_INK, markersize=3, alpha=0.6)
+                axes.plot(shown, np.full(len(shown), row), "o", color=INK, markersize=3, alpha=0.6)
             axes.set_yticks(range(len(subsets)), list(subsets))
             axes.invert_yaxis()
             # The same length means the same everywhere.
             axes.set_xlim(min(0.0, axes.get_xlim()[0]), 1.05 * scale * most if most > 0 else None)
             axes.set(title=title, xlabel=label)
-            axes.grid(axis="x", color=_GRID)
+            axes.grid(axis="x", color=GRID)
             axes.set_axisbelow(True)
     return canvas
 
 
-def _confusion(axes: Axes, shares_CC: NDArray[np.float64], labels: Sequence[str]) -> None:
+def _confusion(axes: Axes, counts_CC: NDArray[np.int64], labels: Sequence[str]) -> None:
+    """Draw the share of each actual label's clips that got each answer, in percent."""
+    shares_CC = counts_CC / np.maximum(1, counts_CC.sum(axis=1, keepdims=True))
     axes.imshow(shares_CC, cmap="GnBu", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares_CC):
-        colour = "white" if share > _DARK_SHARE else _INK
+        colour = "white" if share > _DARK_SHARE else INK
         axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=8)
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(labels)), labels)
@@ -197,25 +153,3 @@ def _confusion(axes: Axes, shares_CC: NDArray[np.float64], labels: Sequence[str]
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-
-
-def _canvas(num_panels: int, *, width: float, height: float, columns: int = 1) -> tuple[Canvas, list[Axes]]:
-    """A picture of so many panels in rows of at most `columns`; `height` is that of a row, in inches."""
-    columns = min(columns, num_panels)
-    rows = -(-num_panels // columns)
-    # A figure of its own, not pyplot's: nothing of it outlives the call, and no display is asked for.
-    canvas = Canvas(figsize=(width, height * rows), layout="constrained")
-    FigureCanvasAgg(canvas)
-    grid = canvas.subplots(rows, columns, squeeze=False)
-    panels: list[Axes] = list(grid.flat)
-    for spare in panels[num_panels:]:
-        spare.remove()
-    return canvas, panels[:num_panels]
-
-
-def _mean(rows: Sequence[Sequence[float]]) -> list[float]:
-    """The mean at each position over the rows that reach it."""
-    return [
-        float(np.mean([row[position] for row in rows if position < len(row)]))
-        for position in range(max(map(len, rows)))
-    ]

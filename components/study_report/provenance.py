@@ -12,9 +12,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from components.clip import SPLITS
+from components.markup import Html, details, element, facts, joined, table
 from components.params import load_params, to_yaml
 from components.study import Division, StudyChoices
-from components.study_report.markup import Html, details, element, facts, joined, table
 from components.study_report.results import NUM_RESAMPLES, Result
 from components.task import Task
 

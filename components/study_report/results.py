@@ -7,7 +7,6 @@ that failed is told.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from components import metrics, report, task
+from components.drawing import Curve, read_curve
 from components.metrics import Interval
 from components.report import ClassReport, LabelReport
 from components.study import Condition, StudyRun
@@ -24,16 +24,6 @@ from components.study_report.kinds import Figure, Scores, pool, read_scores
 from components.task import Task
 
 NUM_RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A training by its epochs; `score` is the figure on validation speakers, empty in pre-training."""
-
-    epochs: tuple[int, ...]
-    train: tuple[float, ...]
-    validation: tuple[float, ...] = ()
-    score: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,25 +164,7 @@ def _read(run: StudyRun, record: RunRecord | None) -> Result:
         if run.condition.learner == RIDGE:
             return Result(run, record, "", scores)
         evaluation = report.read(build / "evaluation" / report.FILE)
-        curves = (_curve(build / stage / "losses.csv") for stage in ("finetune", "pretrain"))
+        curves = (read_curve(build / stage / "losses.csv") for stage in ("finetune", "pretrain"))
         return Result(run, record, "", scores, evaluation, *curves)
     except (ValueError, OSError) as error:
         return Result(run, record, f"its files cannot be read: {error}")
-
-
-def _curve(path: Path) -> Curve | None:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        return None
-    columns = {name: tuple(float(row[name]) for row in rows) for name in rows[0]}
-    score = next(
-        (values for name, values in columns.items() if name not in ("step", "epoch", "train", "validation")), ()
-    )
-    is_validated = "validation" in columns
-    return Curve(
-        tuple(int(epoch) for epoch in columns["epoch"]),
-        columns["train"],
-        columns.get("validation", ()),
-        score if is_validated else (),
-    )

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure as Canvas
 
-from components import datasets, metrics
+from components import datasets, drawing, metrics
+from components.drawing import Curve
+from components.markup import Html, details, element, joined, picture, section, table
 from components.study_report import figures, tables
 from components.study_report.kinds import HEADLINES, Figure, figures_by_label
-from components.study_report.markup import Html, details, element, joined, picture, section, table
 from components.study_report.provenance import Study
 from components.study_report.references import Reference
-from components.study_report.results import ConditionResult, Curve, Difference, Result
+from components.study_report.results import ConditionResult, Difference, Result
 from components.task import Task
 
 
@@ -174,7 +175,7 @@ def curves(content: Content) -> Html:
         canvas = figures.learning_curves(scores, score=f"{_judged(content).title} on validation")
         caption = "Thin: a run; thick: the mean of the runs. The epoch is chosen by this score, run by run."
         parts.append(_picture(canvas, "Score on validation speakers by epoch", caption))
-    canvas = figures.losses(losses)
+    canvas = drawing.losses(losses)
     parts.append(_picture(canvas, "Losses by epoch", "Losses of pre-training and of fine-tuning."))
     return section("Learning curves", *parts, name="curves")
 
@@ -254,4 +255,4 @@ def _label(figure: Figure) -> str:
 
 
 def _picture(canvas: Canvas, alt: str, caption: str) -> Html:
-    return picture(figures.svg(canvas), alt=alt, caption=caption)
+    return picture(drawing.svg(canvas), alt=alt, caption=caption)

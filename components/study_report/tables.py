@@ -6,11 +6,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+from components.markup import Html, element, joined, table
 from components.metrics import Interval
 from components.study import Condition, Learner
 from components.study_report.figures import NAMES
 from components.study_report.kinds import Figure
-from components.study_report.markup import Html, element, joined, table
 from components.study_report.references import Reference
 from components.study_report.results import ConditionResult, Difference, intervals
 
