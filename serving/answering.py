@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from serving import schema
+from serving.live import Live
 from serving.prediction import ClassPrediction, Info, LabelPrediction, Limits, Prediction
 from serving.schema import (
     AskedTask,
@@ -15,6 +16,7 @@ from serving.schema import (
     Moment,
     MultilabelAnswer,
     MultilabelMoment,
+    TrialShown,
     ValueMoment,
     ValuesAnswer,
 )
@@ -63,6 +65,14 @@ def answer_of(judged: Prediction, model: ModelName, request_id: str) -> ClassAns
         contributions=judged.contributions,
         warnings=warnings,
     )
+
+
+def trial_of(live: Live) -> TrialShown | None:
+    """What a caller may know of the trial that goes on, if one does."""
+    found = live.challenger
+    if found is None:
+        return None
+    return TrialShown(number=found.number, version=found.runtime.version, mode=found.mode, share=found.share)
 
 
 def card_of(info: Info, release: int, refused: str, *, limits: Limits) -> ModelCard:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from anyio.to_thread import run_sync
 from fastapi import FastAPI
@@ -35,9 +35,15 @@ from serving.guard import Guarded
 from serving.keys import Keys
 from serving.live import Live, Provider, served
 from serving.observation import METRICS_MEDIA_TYPE, REQUEST_ID_HEADER, Metrics, Observed
-from serving.prediction import RequestError
+from serving.prediction import Prediction, Prepared, RequestError
 from serving.problems import MEDIA_TYPE, problem, responses
+from serving.sampling import Sampler, Sampling
 from serving.schema import Answer, Health, ModelCard
+from serving.trial import Trials
+
+if TYPE_CHECKING:
+    # PyTorch takes seconds to import, and before the first promotion there is nothing for it to do.
+    from serving.runtime import Runtime
 
 __all__ = ["Live", "create_app"]
 
@@ -87,6 +93,7 @@ def create_app(
     max_clips: int = MAX_CLIPS,
     stream_limits: stream_route.StreamLimits | None = None,
     keys: Callable[[], Keys] = Keys,
+    sampling: Sampling | None = None,
     adds_request_id: bool = True,
 ) -> FastAPI:
     """Build the endpoint.
@@ -95,15 +102,24 @@ def create_app(
         provider: returns what is live; called once a request, on the event loop.
         limits: what a request may carry; the same that the runtime was given.
         decoders: the processes that decode, of which others may have a share: who made them starts and closes them.
-            By default the app has its own, from its start to its end. The model runs one batch at a time.
+            By default the app has its own, from its start to its end.
         max_clips: that may be decoded, waiting or judged at once; a request beyond is answered with 429.
         stream_limits: how many streams may be open, and how long one may be silent.
         keys: makes the API keys; without any, only callers on this machine are answered.
+        sampling: which requests leave a few numbers in the store, and where; none do when not given.
         adds_request_id: put `X-Request-ID` on answers; False behind a server that does it itself.
     """
     metrics, own = Metrics(), decoders or Decoders()
     limits = limits or prediction.Limits()
-    engine = Engine(metrics, decode=own.decode, num_decoders=own.num_workers, max_clips=max_clips)
+    sampler = Sampler(sampling, metrics) if sampling else None
+
+    def on_judged(prepared: Prepared, prediction: Prediction, runtime: Runtime) -> None:
+        live = provider()
+        # What was live when the request came, and is no longer, has no release to be counted under.
+        if sampler is not None and live.runtime is runtime:
+            sampler.offer(prepared, prediction, runtime, release=live.release)
+
+    engine = Engine(metrics, decode=own.decode, num_decoders=own.num_workers, max_clips=max_clips, on_judged=on_judged)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -114,6 +130,8 @@ def create_app(
             yield
         finally:
             await processes.close()
+            if sampler is not None:
+                await run_sync(sampler.close)
             if decoders is None:
                 await run_sync(own.close)
 
@@ -139,6 +157,8 @@ def create_app(
 
 
 def _add_emotion(app: FastAPI, provider: Provider, metrics: Metrics, engine: Engine, limits: prediction.Limits) -> None:
+    trials = Trials(engine, metrics)
+
     @app.post(
         "/v1/emotion",
         summary="Judge one clip",
@@ -153,12 +173,11 @@ def _add_emotion(app: FastAPI, provider: Provider, metrics: Metrics, engine: Eng
         engine.refuse_if_full()
         with metrics.stage("receive"):
             asked = await uploads.read(request, limits)
-        # What is live now: a slow upload must not hold on to a model that was replaced meanwhile.
-        live = provider()
-        runtime = served(live)
+        request_id = request.state.request_id
         with engine.admit():
-            judged = await while_connected(request, engine.judge(asked, runtime))
-        return answering.answer_of(judged, answering.name_of(runtime.info(), live.release), request.state.request_id)
+            # What is live now: a slow upload must not hold on to a model that was replaced meanwhile.
+            judged, model = await while_connected(request, trials.judge(asked, provider(), request_id))
+        return answering.answer_of(judged, model, request_id)
 
 
 def _add_observation(app: FastAPI, provider: Provider, metrics: Metrics, limits: prediction.Limits) -> None:
@@ -172,7 +191,8 @@ def _add_observation(app: FastAPI, provider: Provider, metrics: Metrics, limits:
     )
     async def model() -> ModelCard:
         live = provider()
-        return answering.card_of(served(live).info(), live.release, live.refused, limits=limits)
+        made = answering.card_of(served(live).info(), live.release, live.refused, limits=limits)
+        return made.model_copy(update={"trial": answering.trial_of(live)})
 
     @app.get(
         "/v1/model/card",

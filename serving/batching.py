@@ -1,14 +1,15 @@
 """Dynamic batches in front of a model: what waits is judged together, clips of like lengths with one runtime.
 
-Nothing waits for a batch to fill: whenever the model is free, it takes the oldest clip and those that go well with it.
-So a lone request is judged at once, and batches grow by themselves as load does.
+A free thread takes the oldest clip and those that go well with it. It does not wait for a batch to fill, unless another
+thread is at work, or more clips are on their way than the processors can prepare: then clips judged together leave more
+of the processors to the others, and all are answered sooner. So a lone request is judged at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,10 @@ MAX_CLIPS: Final = 4
 # Padding of a batch as a share of its clips' own steps. As many steps as the second says cost next to nothing.
 _MAX_PADDING: Final = 0.25
 _FREE_STEPS: Final = 64
+# Longest wait for a batch to fill, as long as a few short clips take to prepare; a long one must not hold up others.
+_MAX_WAIT_S: Final = 0.05
+# Batches that are judged at once, each on one processor.
+_NUM_THREADS: Final = 2
 
 Steps = tuple[int, int, int]
 """Steps of a clip's audio, video and text."""
@@ -50,20 +55,26 @@ class _Waiting:
 
 
 class Batches:
-    """The queue of one model thread. For one event loop; whoever awaits an answer may be cancelled at any time.
+    """The queue of the model's threads. For one event loop; whoever awaits an answer may be cancelled at any time.
 
     Args:
         metrics: where waiting, model time and batch sizes are counted.
         max_clips: of one batch.
+        are_many_coming: whether the processors have more clips to prepare than they can at once.
     """
 
-    def __init__(self, metrics: Metrics, *, max_clips: int = MAX_CLIPS) -> None:
+    def __init__(
+        self, metrics: Metrics, *, max_clips: int = MAX_CLIPS, are_many_coming: Callable[[], bool] = lambda: False
+    ) -> None:
         self._metrics = metrics
         self._max_clips = max_clips
+        self._are_many_coming = are_many_coming
         self._waiting: list[_Waiting] = []
-        self._worker: asyncio.Task[None] | None = None
-        # A thread of its own: PyTorch keeps its helper threads by the thread that calls it.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._changed = asyncio.Event()
+        self._num_judging = 0
+        self._workers: set[asyncio.Task[None]] = set()
+        # Threads of its own: PyTorch keeps its helper threads by the thread that calls it.
+        self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="model")
 
     async def predict(self, clip: Prepared, runtime: Runtime) -> Prediction:
         """Judge one clip by one runtime, together with what else waits for it.
@@ -75,8 +86,12 @@ class Batches:
         entry = _Waiting(clip, runtime, loop.create_future(), time.perf_counter())
         self._waiting.append(entry)
         self._metrics.queue.set(len(self._waiting))
-        if self._worker is None or self._worker.done():
-            self._worker = loop.create_task(self._work())
+        self._changed.set()
+        # One that has ended is in the set until the loop comes round, and would not see this clip.
+        if sum(not worker.done() for worker in self._workers) < _NUM_THREADS:
+            worker = loop.create_task(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
         try:
             return await entry.answer
         finally:
@@ -88,13 +103,19 @@ class Batches:
     async def _work(self) -> None:
         """Take batches until nothing waits."""
         while self._waiting:
+            await self._fill()
+            if not self._waiting:
+                return  # all others were taken meanwhile, or their callers went away
             batch = self._take()
             start_s = time.perf_counter()
             loop = asyncio.get_running_loop()
+            self._num_judging += 1
             judged = loop.run_in_executor(
-                self._thread, batch[0].runtime.predict_prepared, [entry.clip for entry in batch]
+                self._threads, batch[0].runtime.predict_prepared, [entry.clip for entry in batch]
             )
             await asyncio.wait([judged])
+            self._num_judging -= 1
+            self._changed.set()
             self._observe(batch, start_s)
             error = judged.exception()
             for number, entry in enumerate(batch):
@@ -104,6 +125,17 @@ class Batches:
                     entry.answer.set_exception(error)
                 else:
                     entry.answer.set_result(judged.result()[number])
+
+    async def _fill(self) -> None:
+        """Wait for a whole batch while another is judged, or while more clips come than can be prepared at once."""
+        until_s = self._waiting[0].since_s + _MAX_WAIT_S
+        while 0 < len(self._waiting) < self._max_clips and (self._num_judging or self._are_many_coming()):
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(until_s - time.perf_counter()):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
 
     def _take(self) -> list[_Waiting]:
         """Remove the next batch from the queue: the oldest clip, and those of its runtime that are like it."""

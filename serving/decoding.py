@@ -35,7 +35,7 @@ _MODULE: Final = "serving.decoding_worker"
 # On a machine under load Python itself takes its time.
 _START_S: Final = 120.0
 _END_S: Final = 5.0
-# With the model's thread they keep two processors busy; a third would only take turns with them.
+# With the model's threads they keep two processors busy; a third would only take turns with them.
 NUM_DECODERS: Final = 2
 
 

@@ -18,6 +18,7 @@ import httpx
 from pydantic import BaseModel
 
 from components.settings import PROJECT_ROOT, Settings
+from components.trials import TrialConfig
 from serving import keys
 from serving.prediction import Limits
 from serving.problems import MEDIA_TYPE, PREFIX
@@ -35,8 +36,18 @@ class DeployError(RuntimeError):
     """The endpoint does not serve what it was told to; the message says why."""
 
 
-def serve_config(bundle: str, release: int, *, here: Settings, num_replicas: int = 1) -> dict[str, Any]:
-    """The Serve configuration that serves `bundle` (empty: none yet) as `release`.
+def serve_config(
+    bundle: str,
+    release: int,
+    *,
+    here: Settings,
+    num_replicas: int = 1,
+    sample_share: float = 0.0,
+    trial: TrialConfig | None = None,
+) -> dict[str, Any]:
+    """The Serve configuration that serves `bundle` (empty: none yet) as `release`, with another one on trial.
+
+    Of a share of the requests samples are kept.
 
     Raises:
         ValueError: a key is not one that Ray Serve knows (Ray itself would drop it in silence), or the endpoint would
@@ -69,7 +80,12 @@ def serve_config(bundle: str, release: int, *, here: Settings, num_replicas: int
                         "ray_actor_options": {"num_cpus": 0.5},
                         # The app counts requests in `/metrics`: a line for each of them would cost as much again.
                         "logging_config": {"enable_access_log": False},
-                        "user_config": {"bundle": bundle, "release": release},
+                        "user_config": {
+                            "bundle": bundle,
+                            "release": release,
+                            "sample_share": sample_share,
+                            **({"trial": trial.model_dump()} if trial else {}),
+                        },
                     }
                 ],
             }
@@ -103,11 +119,18 @@ def refuse_unknown(config: Mapping[str, Any]) -> None:
 
 
 def deploy(
-    bundle: str, release: int, *, here: Settings, num_replicas: int = 1, deadline_s: float = 120.0
+    bundle: str,
+    release: int,
+    *,
+    here: Settings,
+    num_replicas: int = 1,
+    sample_share: float | None = None,
+    deadline_s: float = 120.0,
 ) -> ModelCard | None:
     """Serve `bundle` as `release` and wait until the endpoint answers with it; the card of what is now served.
 
-    An empty `bundle` starts the endpoint before the first promotion; then there is no card.
+    An empty `bundle` starts the endpoint before the first promotion; then there is no card. Without a `sample_share`
+    the endpoint keeps the one that it has: a new model does not change what is kept of its requests.
 
     Raises:
         DeployError: no dashboard answers, the bundle was refused, or the deadline passed. What was served before is
@@ -115,21 +138,42 @@ def deploy(
     """
     with httpx.Client(timeout=60.0) as client:
         before = _present(client, here)
-        _call(client, here, "PUT", serve_config(bundle, release, here=here, num_replicas=num_replicas))
+        if sample_share is None:
+            sample_share = before.sample_share if before else here.sample_share
+        wanted = _Present(bundle, release, num_replicas, sample_share)
+        _call(client, here, "PUT", _config_of(wanted, here))
         try:
-            return _wait(client, here, bundle, release, deadline_s)
+            return _wait(client, here, wanted, deadline_s)
         except DeployError:
             if before is not None:
-                _call(
-                    client,
-                    here,
-                    "PUT",
-                    serve_config(before.bundle, before.release, here=here, num_replicas=before.num_replicas),
-                )
-                # Whether or not this succeeds, the first failure is the one to tell.
-                with contextlib.suppress(DeployError):
-                    _wait(client, here, before.bundle, before.release, deadline_s)
+                _put_back(client, here, before, deadline_s)
             raise
+
+
+def set_trial(trial: TrialConfig | None, *, here: Settings, deadline_s: float = 120.0) -> None:
+    """Begin a trial beside what is served, or end the present one, and wait until the endpoint says so.
+
+    Raises:
+        DeployError: nothing is served, the challenger was refused, or the deadline passed; then no trial goes on.
+    """
+    with httpx.Client(timeout=60.0) as client:
+        before = _present(client, here)
+        if before is None or not before.bundle:
+            raise DeployError("nothing is served that a trial could go on beside: run `affect retrain`")
+        wanted = before._replace(trial=trial)
+        _call(client, here, "PUT", _config_of(wanted, here))
+        try:
+            _wait(client, here, wanted, deadline_s)
+        except DeployError:
+            _put_back(client, here, before._replace(trial=None), deadline_s)
+            raise
+
+
+def _put_back(client: httpx.Client, here: Settings, before: _Present, deadline_s: float) -> None:
+    _call(client, here, "PUT", _config_of(before, here))
+    # Whether or not this succeeds, the first failure is the one to tell.
+    with contextlib.suppress(DeployError):
+        _wait(client, here, before, deadline_s)
 
 
 def endpoint_status(here: Settings) -> str:
@@ -142,7 +186,8 @@ def endpoint_status(here: Settings) -> str:
         return str(_application(client, here).get("status", "NOT_STARTED"))
 
 
-def _wait(client: httpx.Client, here: Settings, bundle: str, release: int, deadline_s: float) -> ModelCard | None:
+def _wait(client: httpx.Client, here: Settings, wanted: _Present, deadline_s: float) -> ModelCard | None:
+    release = wanted.release
     deadline = time.monotonic() + deadline_s
     last = "nothing yet"
     while time.monotonic() < deadline:
@@ -153,14 +198,16 @@ def _wait(client: httpx.Client, here: Settings, bundle: str, release: int, deadl
             raise DeployError(f"release {release} is not served: Ray Serve says {status}: {reasons}")
         last = f"Ray Serve says {status} {reasons}".strip()
         if status == "RUNNING":
-            settled, card = ask(client, here, bundle, release)
+            settled, card = ask(client, here, wanted.bundle, release, wanted.trial)
             if settled:
                 return card
         time.sleep(_POLL_S)
     raise DeployError(f"release {release} is not served after {deadline_s:.0f} s: {last}; see the Ray dashboard")
 
 
-def ask(client: httpx.Client, here: Settings, bundle: str, release: int) -> tuple[bool, ModelCard | None]:
+def ask(
+    client: httpx.Client, here: Settings, bundle: str, release: int, trial: TrialConfig | None = None
+) -> tuple[bool, ModelCard | None]:
     """Whether the replica that answers serves what it was told to, and the card of its model.
 
     Raises:
@@ -183,9 +230,12 @@ def ask(client: httpx.Client, here: Settings, bundle: str, release: int) -> tupl
     refused = (card.refused or "") if card else problem.detail if problem else ""
     if refused.startswith(f"release {release}: bundle {bundle} "):
         raise DeployError(refused)
+    if trial and refused.startswith(f"trial {trial.number}: "):
+        raise DeployError(refused)
     if not bundle:
         return problem is not None and problem.type == f"{PREFIX}no-model", None
-    return card is not None and card.release == release, card
+    shown = card.trial.number if card and card.trial else None
+    return card is not None and card.release == release and shown == (trial.number if trial else None), card
 
 
 class _Present(NamedTuple):
@@ -194,6 +244,28 @@ class _Present(NamedTuple):
     bundle: str
     release: int
     num_replicas: int
+    sample_share: float = 0.0
+    trial: TrialConfig | None = None
+
+
+def _config_of(served: _Present, here: Settings) -> dict[str, Any]:
+    return serve_config(**served._asdict(), here=here)
+
+
+def keep_samples(share: float, *, here: Settings) -> bool:
+    """Have the deployed endpoint keep samples of this share of its requests; whether that was a change.
+
+    What it serves stays, and nothing restarts.
+
+    Raises:
+        DeployError: no dashboard answers.
+    """
+    with httpx.Client(timeout=60.0) as client:
+        present = _present(client, here)
+        if present is None or present.sample_share == share:
+            return False
+        _call(client, here, "PUT", _config_of(present._replace(sample_share=share), here))
+    return True
 
 
 def _present(client: httpx.Client, here: Settings) -> _Present | None:
@@ -201,7 +273,10 @@ def _present(client: httpx.Client, here: Settings) -> _Present | None:
     if not config:
         return None
     [deployment] = [each for each in config["deployments"] if each["name"] == DEPLOYMENT]
-    return _Present(**deployment["user_config"], num_replicas=deployment["num_replicas"])
+    told = deployment["user_config"]
+    trial = TrialConfig.model_validate(told["trial"]) if told.get("trial") else None
+    share = told.get("sample_share", 0.0)
+    return _Present(told["bundle"], told["release"], deployment["num_replicas"], share, trial)
 
 
 def _application(client: httpx.Client, here: Settings) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -37,10 +37,13 @@ if TYPE_CHECKING:
 # Clips that may be decoded, waiting or judged at once; whoever comes beyond is told to come again.
 MAX_CLIPS: Final = 32
 _MAX_RETRY_S: Final = 30
+# Clips to prepare for each decoder, from which on the model waits for whole batches.
+_MANY: Final = 2
 # Share of the newest clip in the measured time of one.
 _NEWEST: Final = 0.1
 
 _Result = TypeVar("_Result")
+OnJudged = Callable[[Prepared, Prediction, "Runtime"], object]
 
 
 class Engine:
@@ -51,6 +54,7 @@ class Engine:
         decode: decodes a recording; called in a thread, `num_decoders` times at once. By default in this process.
         num_decoders: requests that are decoded at the same time.
         max_clips: that may be decoded, waiting or judged at once.
+        on_judged: told of each clip that was judged as a whole, and of no estimate of a stream; must not block.
     """
 
     def __init__(
@@ -60,14 +64,16 @@ class Engine:
         decode: Decode = clip_features.record,
         num_decoders: int = NUM_DECODERS,
         max_clips: int = MAX_CLIPS,
+        on_judged: OnJudged = lambda _prepared, _prediction, _runtime: None,
     ) -> None:
         self.max_clips = max_clips
         self._metrics = metrics
         self._decode = decode
+        self._on_judged = on_judged
         self._decoders = asyncio.Semaphore(num_decoders)
         self._threads = CapacityLimiter(num_decoders)
-        self._batches = Batches(metrics)
-        self._num_clips = self._num_in_turn = 0
+        self._batches = Batches(metrics, are_many_coming=lambda: self._num_preparing >= _MANY * num_decoders)
+        self._num_clips = self._num_in_turn = self._num_preparing = 0
         self._freed = asyncio.Event()
         self._clip_s = 0.1
         self._busy_since_s = 0.0
@@ -130,7 +136,10 @@ class Engine:
         Raises:
             RequestError: it carries nothing, too much, or media that cannot be decoded.
         """
-        return await self.predict(await self.prepare(request, runtime), runtime)
+        prepared = await self.prepare(request, runtime)
+        prediction = await self.predict(prepared, runtime)
+        self._on_judged(prepared, prediction, runtime)
+        return prediction
 
     async def prepare(self, request: Request, runtime: Runtime) -> Prepared:
         """Decode one request, as soon as a decoder is free.
@@ -142,13 +151,17 @@ class Engine:
             # Checked within a millisecond: nothing to wait for.
             with self._metrics.stage("prepare"):
                 return runtime.prepare(request)
-        with self._metrics.stage("wait"):
-            await self._decoders.acquire()
+        self._num_preparing += 1
         try:
-            with self._metrics.stage("prepare"):
-                return await run_sync(runtime.prepare, request, self._decode, limiter=self._threads)
+            with self._metrics.stage("wait"):
+                await self._decoders.acquire()
+            try:
+                with self._metrics.stage("prepare"):
+                    return await run_sync(runtime.prepare, request, self._decode, limiter=self._threads)
+            finally:
+                self._decoders.release()
         finally:
-            self._decoders.release()
+            self._num_preparing -= 1
 
     async def predict(self, prepared: Prepared, runtime: Runtime) -> Prediction:
         """Judge what a runtime prepared, in a batch with what else waits for it."""

@@ -11,6 +11,7 @@ from serving.prediction import RequestError
 if TYPE_CHECKING:
     # PyTorch takes seconds to import, and before the first promotion there is nothing for it to do.
     from serving.runtime import Runtime
+    from serving.trial import Challenger
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class Live:
         runtime: the loaded model; None before the first one.
         release: its number in the release log; 0 outside of it.
         refused: why a newer bundle was not loaded; empty when there is none.
+        challenger: the model on trial beside it.
     """
 
     runtime: Runtime | None = None
     release: int = 0
     refused: str = ""
+    challenger: Challenger | None = None
 
 
 Provider = Callable[[], Live]

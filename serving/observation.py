@@ -58,7 +58,19 @@ class Metrics:
         self.batch_clips = Histogram(
             "affect_batch_clips", "Clips of one batch of the model.", buckets=(1, 2, 4, 8, 16), registry=self.registry
         )
+        self.samples = Counter(
+            "affect_samples", "Requests kept for drift: written, dropped; and failed writes to the store.", ["outcome"],
+            registry=self.registry,
+        )  # fmt: skip
         self.streams = Gauge("affect_streams", "Streams that are open.", registry=self.registry)
+        self.trial_requests = Counter(
+            "affect_trial_requests", "Requests during a trial by the model that was asked and what became of them.",
+            ["role", "outcome"], registry=self.registry,
+        )  # fmt: skip
+        self.trial_seconds = Histogram(
+            "affect_trial_seconds", "Time in which a model judged a request during a trial.", ["role"],
+            buckets=_BUCKETS_S, registry=self.registry,
+        )  # fmt: skip
         self._model = _ServedModel()
         self.registry.register(self._model)
 

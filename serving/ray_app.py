@@ -10,6 +10,7 @@ bad configuration), so a bundle that cannot be served must not raise there: the 
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import logging
 from dataclasses import replace
@@ -22,8 +23,11 @@ from ray import serve
 
 from components import settings
 from components.storage import Storage
+from components.trials import TrialConfig, TrialLog
 from serving import keys, loading
 from serving.app import Live, create_app
+from serving.sampling import Sampling
+from serving.trial import Challenger, Observations
 
 if TYPE_CHECKING:
     from serving.runtime import Runtime
@@ -38,6 +42,8 @@ class UserConfig(BaseModel):
 
     bundle: str = Field("", description="Folder or s3:// address of a bundle; empty before the first promotion.")
     release: int = Field(0, ge=0, description="Its number in the release log.")
+    trial: TrialConfig | None = Field(None, description="Another model that judges a share of the requests.")
+    sample_share: float = Field(0.0, ge=0, le=1, description="Share of requests of which statistics are kept.")
 
 
 @serve.deployment(name="endpoint")
@@ -48,11 +54,17 @@ class Endpoint:
     def __init__(self) -> None:
         self._live = Live()
         self._bundle = ""
+        self._sample_share = 0.0
         self._starting = True
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Ray Serve's proxy puts the request's id on the answer itself.
-        return create_app(lambda: self._live, keys=lambda: keys.of_settings(settings.load()), adds_request_id=False)
+        return create_app(
+            lambda: self._live,
+            keys=lambda: keys.of_settings(settings.load()),
+            sampling=Sampling(Storage(settings.load().storage_url), lambda: self._sample_share),
+            adds_request_id=False,
+        )
 
     async def reconfigure(self, user_config: dict[str, object]) -> None:
         """Serve another bundle, or keep the present one when that cannot be loaded.
@@ -61,6 +73,7 @@ class Endpoint:
             ValueError, OSError: the replica has just started and cannot load its first bundle.
         """
         config = UserConfig.model_validate(user_config)
+        self._sample_share = config.sample_share
         try:
             self._live = await self._load(config)
             self._bundle = config.bundle
@@ -72,7 +85,24 @@ class Endpoint:
                 raise ValueError(refused) from error
             logger.error(refused)
             self._live = replace(self._live, refused=refused)
+        else:
+            await self._set_trial(config.trial)
         self._starting = False
+
+    async def _set_trial(self, trial: TrialConfig | None) -> None:
+        """Let another model judge a share of the requests; one that cannot be loaded is told, and left out."""
+        if trial is None:
+            return
+        try:
+            runtime = await asyncio.to_thread(load_runtime, trial.bundle)
+        except (ValueError, OSError) as error:
+            refused = f"trial {trial.number}: bundle {trial.bundle} cannot be served: {' '.join(str(error).split())}"
+            logger.error(refused)
+            self._live = replace(self._live, refused=refused)
+            return
+        log = TrialLog(Storage(settings.load().storage_url))
+        seen = Observations(functools.partial(log.keep, trial.number))
+        self._live = replace(self._live, challenger=Challenger(runtime, trial.number, trial.mode, trial.share, seen))
 
     async def _load(self, config: UserConfig) -> Live:
         if not config.bundle:

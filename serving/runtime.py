@@ -19,16 +19,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from components import bundle, media, params
+from components import bundle, media, params, recorded
 from components.answers import to_answers
 from components.batches import collate
-from components.bundle_files import CARD
+from components.bundle_files import CARD, GRAPH
 from components.clip import Modality
+from components.drift import Summary, summary_of
 from components.features import ClipFeatures, clip_features
 from components.features.audio import audio_step_s, audio_width
 from components.features.clip_features import Decode
+from components.features.text import unknown_id
 from components.features.video import video_step_s, video_width
 from components.predictor import LoadedClips
+from components.recorded import WINDOW_S
 from serving import feature_file
 from serving.prediction import (
     BundleError,
@@ -45,7 +48,6 @@ from serving.prediction import (
 )
 from serving.rows import Rows, num_steps, rows_of
 
-SECOND_S: Final = 1.0
 # Clips of one forward; with their variants up to four times as many rows, of which the longest sets the memory.
 _CLIPS_PER_FORWARD: Final = 8
 # Below it a probability counts as this much, so that its logarithm is finite.
@@ -59,20 +61,6 @@ class _Timed(Protocol):
     def window_logits(self, output: object, *, window_s: float) -> tuple[Tensor, Tensor]: ...
 
 
-class _Judged(Protocol):
-    """What a system's `forward` gives, as far as it is of interest here."""
-
-    @property
-    def logits_BC(self) -> Tensor: ...
-
-
-@runtime_checkable
-class _Sharing(Protocol):
-    """A system that need not compute again what a clip and the clip less a modality have in common."""
-
-    def less(self, output: object, row_R: Tensor, present_RM: Tensor) -> _Judged: ...
-
-
 class Runtime:
     """A loaded bundle that answers requests. Safe to use from several threads.
 
@@ -80,6 +68,7 @@ class Runtime:
         folder: the bundle.
         limits: what a request may carry.
         num_threads: of PyTorch, for the whole process.
+        step_by_step: let Python run the model, as a peer to measure by, instead of a recorded graph.
 
     Attributes:
         card: the bundle's model card, in Markdown.
@@ -88,14 +77,17 @@ class Runtime:
         BundleError: the folder is no bundle, or a file of it is damaged.
     """
 
-    def __init__(self, folder: Path, *, limits: Limits | None = None, num_threads: int = 1) -> None:
+    def __init__(
+        self, folder: Path, *, limits: Limits | None = None, num_threads: int = 1, step_by_step: bool = False
+    ) -> None:
         torch.set_num_threads(num_threads)
         self.limits = limits or Limits()
         self._media_limits = media.Limits(max_bytes=self.limits.max_bytes, max_duration_s=self.limits.max_duration_s)
         try:
-            self._bundle = bundle.load(folder)
+            self._bundle = bundle.load(folder, read_model=False)
             self.card = (folder / CARD).read_text(encoding="utf-8")
             self._kind_of_features = feature_file.kind_of(folder)
+            self._asked = self._judge(step_by_step=step_by_step)
         except (ValueError, OSError) as error:
             raise BundleError(str(error)) from error
         origin, features = self._bundle.provenance, self._bundle.features
@@ -125,7 +117,7 @@ class Runtime:
         Raises:
             BundleError: an answer differs from the recorded one: other code, other libraries or damaged weights.
         """
-        error = self._bundle.golden_error()
+        error = self._bundle.golden.error(self._bundle, self._whole_answers)
         tolerance = self._bundle.golden.tolerance
         if not error <= tolerance:
             raise BundleError(
@@ -167,6 +159,10 @@ class Runtime:
             )
         return Prepared(features, warnings)
 
+    def summary_of(self, clip: Prepared) -> Summary:
+        """What may be kept of a clip to tell drift by."""
+        return summary_of(clip.features, unknown_id=unknown_id(self._bundle.tokenizer))
+
     @property
     def features(self) -> params.Features:
         """How sound and picture become what the model sees, for who follows a stream."""
@@ -184,6 +180,10 @@ class Runtime:
             predictions += self._forward(clips[start : start + _CLIPS_PER_FORWARD])
         return predictions
 
+    def _whole_answers(self, features: Sequence[ClipFeatures]) -> NDArray[np.float32]:
+        rows = rows_of(features)
+        return self._answers([Prepared(each, ()) for each in features], rows)[0][rows.whole_N]
+
     def _forward(self, clips: Sequence[Prepared]) -> list[Prediction]:
         rows = rows_of([clip.features for clip in clips])
         rows_BC, seconds_NKC = self._answers(clips, rows)
@@ -194,24 +194,42 @@ class Runtime:
 
     def _answers(self, clips: Sequence[Prepared], rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The answers for all rows, (B, C), and for each second of the whole clips, (N, K, C)."""
-        model, task = self._bundle.model, self._bundle.task
-        sharing = model if isinstance(model, _Sharing) else None
-        own = [row for row, source in enumerate(rows.from_B) if row == source or sharing is None]
-        rest = [row for row in range(len(rows.from_B)) if row not in own]
-        present_BM = torch.tensor(rows.present_BM)
+        task = self._bundle.task
         with torch.inference_mode():
-            output = model(**self._inputs(clips, [rows.clip_B[row] for row in own], present_BM[own]))
-            logits_BC = output.logits_BC
-            if sharing is not None and rest:
-                from_R = torch.tensor([own.index(rows.from_B[row]) for row in rest])
-                less_RC = sharing.less(output, from_R, present_BM[rest]).logits_BC
-                logits_BC = torch.cat([logits_BC, less_RC])[torch.tensor([*own, *rest]).argsort()]
-            rows_BC = to_answers(logits_BC, task).numpy()
-            if not isinstance(model, _Timed):
-                return rows_BC, np.zeros((len(clips), 0, rows_BC.shape[1]), dtype=np.float32)
-            logits_BKC, _ = model.window_logits(output, window_s=SECOND_S)
-            logits_NKC = logits_BKC[[own.index(whole) for whole in rows.whole_N]]
-            return rows_BC, to_answers(logits_NKC.flatten(0, 1), task).reshape(logits_NKC.shape).numpy()
+            logits_BC, logits_NKC = self._shared(clips, rows) if self._asked else self._apart(clips, rows)
+            seconds_NKC = to_answers(logits_NKC.flatten(0, 1), task).reshape(logits_NKC.shape)
+            return to_answers(logits_BC, task).numpy(), seconds_NKC.numpy()
+
+    def _shared(self, clips: Sequence[Prepared], rows: Rows) -> tuple[Tensor, Tensor]:
+        """The logits, where what rows of a clip have in common is computed once."""
+        assert self._asked is not None
+        own = {row: place for place, row in enumerate(dict.fromkeys(rows.from_B))}
+        present_BM = torch.tensor(rows.present_BM)
+        inputs = self._inputs(clips, [rows.clip_B[row] for row in own], present_BM[list(own)])
+        audio, audio_lengths, video, video_lengths, words, word_lengths = inputs.values()
+        return self._asked(
+            (audio, audio_lengths, video, video_lengths, words, word_lengths),
+            torch.tensor([own[row] for row in rows.from_B]),
+            present_BM,
+            torch.tensor([own[row] for row in rows.whole_N]),
+        )
+
+    def _apart(self, clips: Sequence[Prepared], rows: Rows) -> tuple[Tensor, Tensor]:
+        """The logits, each row computed by itself."""
+        model = self._bundle.model
+        output = model(**self._inputs(clips, rows.clip_B, torch.tensor(rows.present_BM)))
+        logits_BC: Tensor = output.logits_BC
+        if not isinstance(model, _Timed):
+            return logits_BC, logits_BC.new_zeros(len(clips), 0, logits_BC.shape[1])
+        return logits_BC, model.window_logits(output, window_s=WINDOW_S)[0][rows.whole_N]
+
+    def _judge(self, *, step_by_step: bool) -> recorded.Asked | None:
+        """How what rows of a clip share is computed once; None for a system that cannot."""
+        graph = self._bundle.folder / GRAPH
+        if graph.is_file() and not step_by_step:
+            return recorded.load(graph)
+        model = self._bundle.model
+        return recorded.step_by_step(model) if isinstance(model, recorded.Sharing) else None
 
     def _inputs(self, clips: Sequence[Prepared], clip_B: Sequence[int], present_BM: Tensor) -> dict[str, Tensor]:
         names = [str(number) for number in range(len(clips))]
@@ -315,9 +333,9 @@ class Runtime:
         audio, video = self._bundle.features.audio, self._bundle.features.video
         num_audio, num_video, _ = num_steps(features)
         end_s = num_audio * audio_step_s(audio) if num_audio else num_video * video_step_s(video)
-        num_seconds = min(len(seconds_KC), math.ceil(end_s / SECOND_S))
+        num_seconds = min(len(seconds_KC), math.ceil(end_s / WINDOW_S))
         return tuple(
-            Moment(k * SECOND_S, min((k + 1) * SECOND_S, end_s), self._named(seconds_KC[k])) for k in range(num_seconds)
+            Moment(k * WINDOW_S, min((k + 1) * WINDOW_S, end_s), self._named(seconds_KC[k])) for k in range(num_seconds)
         )
 
     def _named(self, answers_C: NDArray[np.floating]) -> dict[str, float]:

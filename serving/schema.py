@@ -29,7 +29,9 @@ class ModelName(Schema):
 
     system: str = Field(description="The system, a module of components/models.", examples=["trimodal"])
     version: str = Field(description="Digest of the bundle's files.", examples=["3f9c2a7d10be"])
-    release: int = Field(description="Number in the release log; 0 when served outside of it.", examples=[3])
+    release: int = Field(
+        description="Number in the release log; 0 when served outside of it, as a model on trial is.", examples=[3]
+    )
 
 
 class Moment(Schema):
@@ -157,6 +159,17 @@ class AskedTask(Schema):
     scale: tuple[float, float] | None = Field(description="Values: the ends of their scale.")
 
 
+class TrialShown(Schema):
+    """Another model that judges a share of the requests to `/v1/emotion`."""
+
+    number: int = Field(description="Of the trial.", examples=[1])
+    version: str = Field(description="Of the model on trial; an answer that names it is its own.")
+    mode: Literal["shadow", "canary"] = Field(
+        description="shadow: its answers are compared and not returned; canary: they are returned."
+    )
+    share: float = Field(description="Of the requests that it judges.", examples=[0.1])
+
+
 class ModelCard(ModelName):
     """The served model: where it comes from, what it knows and what it takes."""
 
@@ -176,6 +189,9 @@ class ModelCard(ModelName):
     )
     refused: str | None = Field(
         None, description="Why the newest bundle could not be loaded; this model goes on serving until that is mended."
+    )
+    trial: TrialShown | None = Field(
+        None, description="A trial that goes on beside this model.", exclude_if=lambda value: value is None
     )
 
 

@@ -19,6 +19,7 @@ from serving.decoding import Decoders
 from serving.engine import MAX_CLIPS
 from serving.keys import Keys
 from serving.prediction import Limits
+from serving.sampling import Sampling
 from serving.schema import Problem
 from serving.stream_route import StreamLimits
 
@@ -53,6 +54,7 @@ def serve(
     limits: Limits = LIMITS,
     max_clips: int = MAX_CLIPS,
     streams: StreamLimits | None = None,
+    sampling: Sampling | None = None,
     log_level: str = "critical",
 ) -> Iterator[Endpoint]:
     """Carry the app with uvicorn on a free port until the block ends."""
@@ -63,6 +65,7 @@ def serve(
         max_clips=max_clips,
         stream_limits=streams,
         keys=endpoint.keys,
+        sampling=sampling,
         decoders=decoders(),
     )
     # What is logged goes to the root, where a test may look at it.

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
@@ -39,6 +39,15 @@ PORTS = (
 )
 
 
+def start_head(ports: Mapping[str, int]) -> list[str]:
+    """What `ray` is told to be a whole small cluster on the loopback address, for as long as the process lives."""
+    return [
+        *("start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=2"),
+        *("--object-store-memory=104857600", "--include-log-monitor=false", "--disable-usage-stats"),
+        *(f"--{name}={port}" for name, port in ports.items()),
+    ]
+
+
 @contextlib.contextmanager
 def running_ray() -> Iterator[Settings]:
     """Settings of a Ray of its own, started as `affect up` does it: `ray start --head`, alone in its process group."""
@@ -46,13 +55,7 @@ def running_ray() -> Iterator[Settings]:
     folder = Path(tempfile.mkdtemp(prefix="affect-", dir="/tmp"))
     ports = dict(zip(PORTS, free_ports(len(PORTS), "127.0.0.1"), strict=True))
     serve_port, fallback_port = ports.pop("serve"), ports.pop("fallback")
-    command = [
-        str(Path(sys.executable).with_name("ray")),
-        *("start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=2"),
-        *("--object-store-memory=104857600",),
-        *("--include-log-monitor=false", "--disable-usage-stats", f"--temp-dir={folder / 'ray'}"),
-        *(f"--{name}={port}" for name, port in ports.items()),
-    ]
+    command = [str(Path(sys.executable).with_name("ray")), *start_head(ports), f"--temp-dir={folder / 'ray'}"]
     log = folder / "ray.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from starlette import requests as http
 from starlette.types import Message, Receive, Scope, Send
 
+from serving import batching
 from serving.batching import Batches, Steps, alike, padding
 from serving.engine import Engine, while_connected
 from serving.observation import Metrics, Observed
@@ -43,6 +46,12 @@ def clips(runtimes: tuple[Runtime, Runtime]) -> list[Prepared]:
         )
     ]
     return [*prepared, *(_cut(prepared[0], share) for share in (0.1, 0.5, 0.9)), _cut(prepared[1], 0.7)]
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches wait for others however busy this machine is."""
+    monkeypatch.setattr(batching, "_MAX_WAIT_S", 60.0)
 
 
 def _cut(clip: Prepared, share: float) -> Prepared:
@@ -126,15 +135,106 @@ def test_a_caller_that_goes_away_leaves_the_queue(runtimes: tuple[Runtime, Runti
     async def leave() -> Prediction:
         asked = [asyncio.create_task(batches.predict(clips[0], runtimes[0])) for _ in range(6)]
         await asyncio.sleep(0)
-        for task in asked[1:5]:
+        # The first two are being judged.
+        for task in asked[2:5]:
             task.cancel()
         await asyncio.wait(asked)
-        assert [task.cancelled() for task in asked] == [False, True, True, True, True, False]
+        assert [task.cancelled() for task in asked] == [False, False, True, True, True, False]
         return asked[5].result()
 
     _same(asyncio.run(leave()), runtimes[0].predict_prepared([clips[0]])[0])
-    assert _number(metrics, "affect_batch_clips_sum") == 2
+    assert _number(metrics, "affect_batch_clips_sum") == 3
     assert _number(metrics, "affect_queue_clips") == 0
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_batch_fills_while_more_come_than_can_be_prepared(
+    runtimes: tuple[Runtime, Runtime], clips: list[Prepared]
+) -> None:
+    """Clips that come one after the other: judged one by one when few come, and together when many do."""
+
+    def num_batches(*, are_many_coming: bool) -> float:
+        metrics = Metrics()
+        batches = Batches(metrics, max_clips=3, are_many_coming=lambda: are_many_coming)
+
+        async def come() -> list[Prediction]:
+            asked = []
+            for _ in range(3):
+                asked.append(asyncio.create_task(batches.predict(clips[2], runtimes[0])))
+                # One after the other, where nothing holds them.
+                await asyncio.wait([asked[-1]], timeout=0.001 if are_many_coming else None)
+            return await asyncio.gather(*asked)
+
+        alone = runtimes[0].predict_prepared([clips[2]])[0]
+        for judged in asyncio.run(come()):
+            _same(judged, alone)
+        return _number(metrics, "affect_batch_clips_count")
+
+    assert num_batches(are_many_coming=False) == 3
+    assert num_batches(are_many_coming=True) == 1
+
+
+def test_a_clip_is_not_held_for_long_by_others_that_do_not_come(
+    runtimes: tuple[Runtime, Runtime], clips: list[Prepared]
+) -> None:
+    """As when each decoder is at work on a long film."""
+    batches = Batches(Metrics(), are_many_coming=lambda: True)
+    _same(_judge(batches, [(clips[0], runtimes[0])])[0], runtimes[0].predict_prepared([clips[0]])[0])
+
+
+def test_callers_that_go_away_while_a_batch_fills_leave_nothing_to_judge(
+    runtimes: tuple[Runtime, Runtime], clips: list[Prepared]
+) -> None:
+    metrics = Metrics()
+    batches = Batches(metrics, are_many_coming=lambda: True)
+
+    async def leave_and_come() -> Prediction:
+        asked = asyncio.create_task(batches.predict(clips[1], runtimes[0]))
+        await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.wait([asked])
+        return await batches.predict(clips[0], runtimes[0])
+
+    _same(asyncio.run(leave_and_come()), runtimes[0].predict_prepared([clips[0]])[0])
+    assert _number(metrics, "affect_batch_clips_sum") == 1
+
+
+@pytest.mark.usefixtures("patient")
+def test_many_recordings_at_once_are_judged_in_whole_batches(runtimes: tuple[Runtime, Runtime]) -> None:
+    metrics = Metrics()
+    engine = Engine(metrics, num_decoders=1)
+    recording = requests()[1].video
+
+    async def gather() -> list[Prediction]:
+        return await asyncio.gather(*(engine.judge(Request(video=recording), runtimes[0]) for _ in range(8)))
+
+    assert len(asyncio.run(gather())) == 8
+    assert _number(metrics, "affect_batch_clips_count") < 8
+
+
+def test_a_clip_that_comes_as_all_threads_end_is_judged(
+    runtimes: tuple[Runtime, Runtime], clips: list[Prepared], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two batches end in one turn of the event loop, and the first one's caller asks again in the next."""
+
+    class AtOnce(Executor):
+        def submit(self, call: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+            done: Future[Any] = Future()
+            done.set_result(call(*arguments, **options))
+            return done
+
+    monkeypatch.setattr(batching, "ThreadPoolExecutor", lambda *_arguments, **_options: AtOnce())
+    batches = Batches(Metrics(), max_clips=1)
+
+    async def ask_twice() -> None:
+        for _ in range(2):
+            await batches.predict(clips[2], runtimes[0])
+
+    async def ask() -> None:
+        both = asyncio.gather(ask_twice(), batches.predict(clips[2], runtimes[0]))
+        await asyncio.wait_for(both, timeout=20)
+
+    asyncio.run(ask())
 
 
 def test_a_fault_of_the_model_reaches_its_callers_and_nobody_else(

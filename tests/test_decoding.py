@@ -239,7 +239,9 @@ with Decoders(num_workers=1) as pool:
 
 def test_an_app_opens_and_closes_its_own() -> None:
     def workers() -> list[psutil.Process]:
-        return [each for each in psutil.Process().children() if "serving.decoding_worker" in each.cmdline()]
+        # What has ended and was not waited for yet has no command any more.
+        alive = (each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE)
+        return [each for each in alive if "serving.decoding_worker" in each.cmdline()]
 
     before = workers()
     with TestClient(create_app(Live)) as client:

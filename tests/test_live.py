@@ -91,7 +91,7 @@ def test_silence_and_a_picture_without_a_face_are_told() -> None:
     live.see([np.full((120, 160), 128, np.uint8)] * 12)
     window = live.window()
     assert set(window.frames.warnings) == {"silence", "no-face"}
-    assert len(window.frames.video_TF) == 0
+    assert (len(window.frames.audio_TF), len(window.frames.video_TF)) == (0, 0)
 
 
 def test_only_what_the_model_looks_at_is_described() -> None:

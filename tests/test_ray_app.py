@@ -78,7 +78,7 @@ def test_an_endpoint_is_swapped_without_a_lost_or_mixed_answer(
 
     broken = bundles["A"].parent / "broken"
     shutil.copytree(bundles["A"], broken)
-    (broken / "model.safetensors").write_bytes(b"\0" * 1000)
+    (broken / "graph.pt").write_bytes(b"\0" * 1000)
     with Load(here, video) as load:
         with pytest.raises(DeployError, match=rf"release 3: bundle {re.escape(str(broken))} cannot be served"):
             deploy(str(broken), 3, here=here)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components import media
+from components.bundle_files import GRAPH, WEIGHTS
 from components.clip import MODALITIES
-from serving.prediction import BundleError, ClassPrediction, Limits, Request, RequestError
+from components.features import ClipFeatures
+from components.features.audio import audio_width
+from components.features.video import video_width
+from serving.prediction import BundleError, ClassPrediction, Limits, Prepared, Request, RequestError
 from serving.runtime import Runtime
-from tests.bundles import LABELS, class_predictions, requests, write_bundle
+from tests.bundles import FEATURES, LABELS, class_predictions, requests, write_bundle
+from tests.conftest import REPOSITORY
 
 VOICE, FACE, WORDS = range(3)
 
@@ -28,6 +36,11 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def runtime(bundle_folder: Path) -> Runtime:
     return Runtime(bundle_folder)
+
+
+@pytest.fixture(scope="module")
+def by_steps(bundle_folder: Path) -> Runtime:
+    return Runtime(bundle_folder, step_by_step=True)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +96,7 @@ def test_words_alone_have_no_timeline(runtime: Runtime) -> None:
     assert runtime.predict([Request(text=requests()[WORDS].text)])[0].timeline == ()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(order=st.lists(st.integers(0, 3), min_size=1, max_size=12))
 def test_an_answer_does_not_depend_on_what_else_is_in_the_batch(
     runtime: Runtime, everything: Request, order: list[int]
@@ -95,6 +108,35 @@ def test_an_answer_does_not_depend_on_what_else_is_in_the_batch(
         assert _values(together) == pytest.approx(_values(alone[index]), abs=1e-5)
         assert len(together.timeline) == len(alone[index].timeline)
         assert together.contributions == pytest.approx(alone[index].contributions, abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_recorded_graph_says_what_the_model_says_step_by_step(
+    runtime: Runtime, by_steps: Runtime, seed: int
+) -> None:
+    """For clips of lengths and modalities that it was not recorded by."""
+    random = np.random.default_rng(seed)
+    clips: list[Prepared] = []
+    while len(clips) < 12:
+        there_M = random.integers(0, 2, 3)
+        num_audio, num_video, num_words = (int(each) for each in there_M * random.integers(1, (130, 65, 20)))
+        clip = ClipFeatures(
+            random.normal(scale=2, size=(num_audio, audio_width(FEATURES.audio))).astype(np.float16),
+            random.normal(scale=2, size=(num_video, video_width(FEATURES.video))).astype(np.float16),
+            random.integers(0, 10, num_words).astype(np.int32),
+        )
+        if there_M.any():
+            clips.append(Prepared(clip, ()))
+    for start in range(0, 12, 4):
+        batch = clips[start : start + 4]
+        for found, expected in zip(runtime.predict_prepared(batch), by_steps.predict_prepared(batch), strict=True):
+            assert isinstance(found, ClassPrediction)
+            assert isinstance(expected, ClassPrediction)
+            assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
+            assert found.contributions == pytest.approx(expected.contributions, abs=1e-5)
+            assert len(found.timeline) == len(expected.timeline)
+            for second, as_expected in zip(found.timeline, expected.timeline, strict=True):
+                assert second.answers == pytest.approx(as_expected.answers, abs=1e-6)
 
 
 def test_no_requests_no_predictions(runtime: Runtime) -> None:
@@ -141,18 +183,41 @@ def test_a_bundle_answers_its_golden_requests_or_is_refused(bundle_folder: Path,
     changed = tmp_path / "changed"
     shutil.copytree(bundle_folder, changed)
     other = write_bundle(tmp_path / "other", seed=1)
-    shutil.copyfile(other / "model.safetensors", changed / "model.safetensors")
+    shutil.copyfile(other / GRAPH, changed / GRAPH)
     with pytest.raises(BundleError, match="golden requests"):
         Runtime(changed).warmup()
 
 
-def test_a_damaged_bundle_is_named(bundle_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "step_by_step"), [(GRAPH, False), (WEIGHTS, True)])
+def test_a_damaged_bundle_is_named(bundle_folder: Path, tmp_path: Path, name: str, step_by_step: bool) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(bundle_folder, damaged)
-    weights = damaged / "model.safetensors"
+    weights = damaged / name
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(BundleError, match=r"model\.safetensors"):
-        Runtime(damaged)
+    with pytest.raises(BundleError, match=re.escape(f"{weights} is damaged")):
+        Runtime(damaged, step_by_step=step_by_step)
+
+
+def test_a_bundle_from_before_models_were_recorded_answers_the_same(
+    bundle_folder: Path, tmp_path: Path, everything: Request
+) -> None:
+    older = Path(shutil.copytree(bundle_folder, tmp_path / "older"))
+    (older / GRAPH).unlink()
+    [found] = class_predictions(Runtime(older), [everything])
+    [expected] = class_predictions(Runtime(bundle_folder), [everything])
+    assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
+
+
+def test_what_models_are_built_with_is_not_needed_to_answer(bundle_folder: Path) -> None:
+    """It takes longer to import than PyTorch."""
+    program = (
+        "import sys; from pathlib import Path; from serving.loading import load; load(Path(sys.argv[1])); "
+        "assert 'torch' in sys.modules; assert 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, str(bundle_folder)], cwd=REPOSITORY, check=True)
+
+
+def test_a_bundle_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="nowhere"):
         Runtime(tmp_path / "nowhere")
 

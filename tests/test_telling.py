@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from components.gates import GateResult
+from components.run_record import RunRecord
 from components.settings import Settings
 from flows import report, summary
-from flows.records import Recorder, RunRecord, find_record
+from flows.records import Recorder, find_record
 
 FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6}
 COMMON = {"synthetic": True, "dataset": "synthetic", "num_clips": 12, "num_speakers": 2, "subsets": {"audio": 0.5}}

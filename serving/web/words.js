@@ -4,7 +4,7 @@ export const PARTS = { audio: "Voice", video: "Face", text: "Words" };
 
 const WARNINGS = {
   "no-face": () => "No face was found in the picture, so the picture did not count.",
-  silence: () => "The recording is silent, or nearly so: what the voice says here means little. Check the microphone.",
+  silence: () => "The recording is silent, or nearly so, and counts as one without sound. Check the microphone.",
   truncated: (card) =>
     "The recording or the words are longer than the model looks at: " +
     (card ? `only the first ${card.limits.max_analysed_s} s, and not all words, counted.` : "only the first part counted."),
