@@ -31,6 +31,9 @@ app.add_typer(bento, name="bento")
 keys = typer.Typer(help="Make, list and remove the endpoint's API keys.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 
+trial = typer.Typer(help="Try a model beside the live one, on a share of the live requests.", no_args_is_help=True)
+app.add_typer(trial, name="trial")
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else.")]
 
 _messages = Console(stderr=True, highlight=False)
@@ -59,7 +62,7 @@ def down(as_json: AsJson = False) -> None:
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Show what runs, where, and which release is live."""
+    """Show what runs, where, which release is live, and what the last run changed, measured and used."""
     with _told_errors():
         _show_status(load_settings(), as_json)
 
@@ -162,6 +165,28 @@ def predict(
 
 
 @app.command()
+def monitor(
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the section monitor, such as window_h=1.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the last requests with what the live model was trained on, now, as the hourly schedule does."""
+    from flows import following, monitor_command
+
+    with _told_errors():
+        settings = load_settings()
+        chosen = monitor_command.settings_of(setting or [])
+        run_id = following.start("monitor/monitor", {"settings": chosen.model_dump(mode="json")}, settings)
+        _tell(f"run {settings.prefect_url}/runs/flow-run/{run_id}")
+        state = following.follow(run_id, settings)
+        outcome = monitor_command.outcome_of(run_id, state, settings)
+        _answer(outcome, as_json, lambda: monitor_command.show(outcome))
+        if not state.is_completed():
+            sys.exit(1)
+
+
+@app.command()
 def releases(as_json: AsJson = False) -> None:
     """List what was live when, and why."""
     from components.registry import Registry
@@ -171,6 +196,28 @@ def releases(as_json: AsJson = False) -> None:
     with _told_errors():
         log = [asdict(release) for release in Registry(Storage(load_settings().storage_url)).releases()]
         _answer(log, as_json, lambda: summary.show_releases(log))
+
+
+@app.command()
+def bucket(
+    policies: Annotated[bool, typer.Option("--policies", help="Only show what each role's key may do.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the bucket of AFFECT_STORAGE_URL ready: made, with versions of its files, and expiry of old checkpoints."""
+    from components import bucket as buckets
+
+    with _told_errors():
+        url = load_settings().storage_url
+        if policies:
+            by_role = buckets.policies(url)
+            _answer(by_role, as_json, lambda: print(json.dumps(by_role, indent=2)))
+            return
+        report = buckets.prepare(url)
+        told = (
+            f"bucket {report.bucket} {'is made' if report.made else 'was there'}; it keeps former versions: "
+            f"{report.versions}; removes what is old: {report.expiry}; lets one writer make a name: {report.exclusive}"
+        )
+        _answer(asdict(report), as_json, lambda: print(told))
 
 
 @app.command()
@@ -201,6 +248,92 @@ def gate(
         record = records.find_record(load_settings(), explain)
         told = {key: value for key, value in asdict(record).items() if key != "stages"}
         _answer(told, as_json, lambda: summary.show_gates(record))
+
+
+@trial.command("start")
+def start_trial(
+    run: Annotated[
+        str, typer.Argument(help="A finished run: its Prefect id or its digest; last: the latest.")
+    ] = "last",
+    shadow: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of the requests whose answers are compared, unseen.")
+    ] = None,
+    canary: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of the requests that the model answers.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a run's model judge a share of the live requests beside the live one. It stays until the trial is ended."""
+    from flows import laptop, trials
+
+    with _told_errors():
+        if (shadow is None) == (canary is None) or not (shadow or canary):
+            raise ValueError("give one of --shadow SHARE and --canary SHARE, such as --shadow 0.1")
+        settings = laptop.on_platform(load_settings())
+        begun = trials.start(run, "canary" if canary else "shadow", canary or shadow or 0.0, settings=settings)
+        told = (
+            f"trial {begun.number}: version {begun.version} beside release {begun.release}; see `affect trial status`"
+        )
+        _answer(asdict(begun), as_json, lambda: print(told))
+
+
+@trial.command("status")
+def trial_status(as_json: AsJson = False) -> None:
+    """Show the last trial: its figures so far, and what its gates say to them."""
+    from flows import summary, trials
+
+    with _told_errors():
+        now = trials.status(load_settings())
+        _answer(now and asdict(now), as_json, lambda: summary.show_trial(now))
+
+
+@trial.command("end")
+def end_trial(
+    promote: Annotated[
+        bool, typer.Option(help="Then judge the model again, and release it if its gates pass.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="Why, for the log of trials.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """End the trial: the live model answers everybody."""
+    from flows import following, laptop, summary, trials
+
+    with _told_errors():
+        settings = laptop.on_platform(load_settings())
+        ended = trials.stop(reason, settings=settings)
+        document: dict[str, Any] = asdict(ended)
+        if promote:
+            run_id = following.start("promote/promote", {"run": ended.trial.run}, settings)
+            _tell(f"run {settings.prefect_url}/runs/flow-run/{run_id}")
+            state = following.follow(run_id, settings)
+            document["promotion"] = summary.of_run(run_id, state, settings)
+
+        def show() -> None:
+            summary.show_trial(ended)
+            if promote:
+                summary.show(document["promotion"])
+
+        _answer(document, as_json, show)
+        if promote and not state.is_completed():
+            sys.exit(1)
+
+
+@app.command()
+def drill(as_json: AsJson = False) -> None:
+    """Go through the whole story on a platform of its own: v1, traffic, drift, v2 refused, v3, rollback.
+
+    The platform that may be running is left alone. Ends with status 1 if a request failed or a step did not happen.
+    """
+    from flows import drill as drilling
+
+    with _told_errors():
+        done = drilling.run(load_settings(), _tell)
+        word = "passed" if done.passed else "FAILED"
+        _answer(
+            done.to_json(), as_json, lambda: print(f"{word}: {done.num_answers} requests, {len(done.failures)} failed")
+        )
+        if not done.passed:
+            sys.exit(1)
 
 
 @app.command()
@@ -325,10 +458,16 @@ def _corpus(choices: Choices, dataset: str | None, data_root: Path | None) -> Co
 
 
 def _show_status(settings: Settings, as_json: bool) -> None:
-    from flows import laptop, summary
+    from flows import laptop, last_run, summary
 
-    now = laptop.status(settings)
-    _answer(asdict(now), as_json, lambda: summary.show_status(now))
+    now, last = laptop.status(settings), last_run.tell(settings)
+
+    def show() -> None:
+        summary.show_status(now)
+        if last:
+            last_run.show(last)
+
+    _answer({**asdict(now), "last_run": last and asdict(last)}, as_json, show)
 
 
 def _answer(document: Any, as_json: bool, show: Callable[[], None]) -> None:

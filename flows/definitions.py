@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefect import Flow
+from prefect.events import DeploymentEventTrigger
 from prefect.schedules import Cron, Schedule
 
+from components.monitoring import load_monitor
 from components.params import load_choices
 from components.schedules import load_schedules
 from components.settings import PROJECT_ROOT
 from components.study import StudyChoices
 from flows import partial
+from flows.monitor import monitor, on_drift
 from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.study import study
@@ -28,12 +31,14 @@ class Definition:
 
     Attributes:
         parameters: with which its form is filled.
+        triggers: events that start it.
     """
 
     flow: Flow[..., Any]
     description: str
     parameters: dict[str, Any] = field(default_factory=dict)
     schedule: Schedule | None = None
+    triggers: tuple[DeploymentEventTrigger, ...] = ()
 
     @property
     def name(self) -> str:
@@ -65,6 +70,7 @@ def definitions() -> list[Definition]:
             "Ingest, extract, pre-train, fine-tune, evaluate, gate, and promote when the gates pass.",
             filled,
             when(schedules.retrain),
+            (on_drift(),),
         ),
         Definition(
             partial.ingest,
@@ -81,5 +87,11 @@ def definitions() -> list[Definition]:
             study,
             "Folds x seeds x with and without pre-training x shares of the labels, and one report.",
             of_study,
+        ),
+        Definition(
+            monitor,
+            "Compare the last requests with what the live model was trained on; drift starts `retrain`.",
+            {"settings": load_monitor(file).model_dump(mode="json")},
+            when(schedules.monitor),
         ),
     ]

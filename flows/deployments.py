@@ -26,6 +26,7 @@ def _deployment(each: Definition) -> RunnerDeployment:
         parameters=each.parameters,
         description=each.description,
         schedules=[each.schedule] if each.schedule else [],
+        triggers=list(each.triggers),
         # Two runs share the processors and the release log: the second waits for the first.
         concurrency_limit=1,
     )

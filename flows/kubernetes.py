@@ -17,8 +17,9 @@ from prefect_kubernetes.credentials import KubernetesCredentials
 _GROUP: Final = {"group": "ray.io", "version": "v1"}
 _RETRY_S: Final = 1.0
 _ANSWER_S: Final = 30.0
-# What the API answers with while it is restarted, moved or has too much to do.
-_PASSING: Final = (408, 429, 500, 502, 503, 504)
+# What the API answers with while it is restarted, moved or has too much to do. 410 is for a version that it no longer
+# has: each call here begins anew.
+_PASSING: Final = (408, 410, 429, 500, 502, 503, 504)
 
 
 class RequestRefused(RuntimeError):

@@ -20,11 +20,13 @@ from prefect.states import Crashed
 from components import claims
 from components.settings import NODE_ENVIRONMENT, PROJECT_ROOT, Settings
 from components.storage import Storage
-from flows import processes
+from flows import processes, watching
 from flows.releasing import registry_of, restore
 from serving import keys, serve_haproxy, serve_proxy
+from serving.deploy import keep_samples
 
 _START_TIMEOUT_S = 120.0
+_RAY_ATTEMPTS = 3
 _OBJECT_STORE_BYTES = 300 * 1024 * 1024
 
 Tell = Callable[[str], None]
@@ -32,7 +34,11 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Status:
-    """What runs, and where."""
+    """What runs, and where.
+
+    Attributes:
+        monitor: what the monitor found last: its verdict, a sentence, when, and the page; None before it looked.
+    """
 
     prefect: bool
     ray: bool
@@ -40,6 +46,7 @@ class Status:
     endpoint: str
     release: int | None
     urls: dict[str, str]
+    monitor: dict[str, str] | None = None
 
     @property
     def is_up(self) -> bool:
@@ -75,6 +82,7 @@ def down(settings: Settings) -> int:
 def status(settings: Settings) -> Status:
     """What runs now."""
     champion = registry_of(settings).champion()
+    found = watching.last(settings)
     return Status(
         prefect=processes.is_running("prefect", settings),
         ray=processes.is_running("ray", settings),
@@ -82,6 +90,7 @@ def status(settings: Settings) -> Status:
         endpoint=_endpoint_state(settings),
         release=champion.number if champion else None,
         urls=urls(settings),
+        monitor=found and {name: found[name] for name in ("verdict", "told", "at", "report")},
     )
 
 
@@ -140,23 +149,43 @@ def _start_servers(settings: Settings, tell: Tell) -> None:
         starting.append("ray")
     if starting:
         tell(f"starting {' and '.join(starting)}")
-    if "prefect" in starting:
-        _start_prefect(settings)
-    if "ray" in starting:
-        _start_ray(settings)
-    if "prefect" in starting:
-        health = f"{settings.prefect_url}/api/health"
-        processes.wait_until(lambda: _answers(health), "prefect", settings, _START_TIMEOUT_S)
-    if "ray" in starting:
-        version = f"{settings.dashboard_url}/api/version"
-        processes.wait_until(lambda: _answers(version), "ray", settings, _START_TIMEOUT_S)
+    try:
+        if "prefect" in starting:
+            _start_prefect(settings)
+        if "ray" in starting:
+            _start_ray(settings)
+        if "prefect" in starting:
+            health = f"{settings.prefect_url}/api/health"
+            processes.wait_until(lambda: _answers(health), "prefect", settings, _START_TIMEOUT_S)
+        if "ray" in starting:
+            _wait_for_ray(settings, tell)
+    except RuntimeError:
+        # Nobody asked for half a platform.
+        for role in starting:
+            processes.stop(settings, role)
+        raise
+
+
+def _wait_for_ray(settings: Settings, tell: Tell) -> None:
+    """Ray gives its own parts half a minute to find each other, which a busy machine does not always keep."""
+    version = f"{settings.dashboard_url}/api/version"
+    for attempt in range(_RAY_ATTEMPTS):
+        try:
+            processes.wait_until(lambda: _answers(version), "ray", settings, _START_TIMEOUT_S)
+            return
+        except RuntimeError as error:
+            if attempt == _RAY_ATTEMPTS - 1:
+                raise
+            tell(f"starting ray once more: {error}")
+            processes.stop(settings, "ray")
+            _start_ray(settings)
 
 
 def _start_prefect(settings: Settings) -> None:
     processes.start(
         "prefect",
         [
-            *(sys.executable, "-m", "prefect", "server", "start"),
+            *(sys.executable, "-m", "flows.prefect_server"),
             *("--host", settings.host, "--port", str(settings.prefect_port)),
         ],
         settings,
@@ -225,10 +254,13 @@ def _restore_endpoint(settings: Settings, tell: Tell, *, is_idle: bool) -> None:
     A promotion that was killed between the swap and its record leaves another model there than the log names. While
     a run is under way that is how it should be, else it is mended.
     """
+    here = on_platform(settings)
     if _endpoint_state(settings) != "down" and not (is_idle and _is_ahead_of_log(settings)):
+        if keep_samples(settings.sample_share, here=here):
+            tell(f"the endpoint keeps samples of a share of {settings.sample_share:g} of its requests")
         return
     tell("deploying the endpoint")
-    restore(on_platform(settings))
+    restore(here, sample_share=settings.sample_share)
 
 
 def _is_ahead_of_log(settings: Settings) -> bool:

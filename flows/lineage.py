@@ -1,11 +1,8 @@
-"""Where a model comes from: the commit of the code, and the versions of the data."""
+"""Where a model comes from: the commit of the code."""
 
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
-
-import yaml
 
 from components.settings import PROJECT_ROOT, Settings
 
@@ -22,11 +19,3 @@ def code_commit(settings: Settings) -> str:
         check=False,
     )
     return found.stdout.strip()
-
-
-def data_versions(folder: Path) -> dict[str, str]:
-    """md5 of the data that a run's folder was built from, as DVC's lock file has it."""
-    stages = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-    return {
-        out["path"]: out["md5"] for stage in ("ingest", "features") for out in stages.get(stage, {}).get("outs", [])
-    }

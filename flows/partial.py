@@ -16,6 +16,7 @@ from components.settings import load as load_settings
 from flows import report
 from flows.promotion import decide
 from flows.records import Recorder, find_record
+from flows.run_report import Reported
 from flows.stages import STAGES, run_stage
 from flows.workspace import Workspace, held, prepare, reopen
 
@@ -57,7 +58,7 @@ def promote(
     settings = load_settings()
     workspace = reopen(find_record(settings, run).digest, settings)
     record = Recorder(settings, run_id=str(flow_run.id), digest=workspace.digest, folder=workspace.folder)
-    with record, held(workspace, get_run_logger().info):
+    with held(workspace, get_run_logger().info), Reported(record, settings):
         decide(workspace, settings, record=record)
 
 

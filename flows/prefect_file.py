@@ -33,6 +33,7 @@ def text() -> str:
 
 def _entry(each: Definition) -> dict[str, Any]:
     schedule = each.schedule
+    triggers = [trigger.model_dump(mode="json", exclude_unset=True) for trigger in each.triggers]
     return {
         "name": each.name,
         "entrypoint": each.entrypoint,
@@ -41,6 +42,7 @@ def _entry(each: Definition) -> dict[str, Any]:
         "schedules": [{"cron": schedule.cron, "timezone": schedule.timezone, "active": schedule.active}]
         if schedule
         else [],
+        **({"triggers": triggers} if triggers else {}),
         "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
         "work_pool": {"name": WORK_POOL, "job_variables": {"image": "{{ $AFFECT_IMAGE }}"}},
     }

@@ -12,10 +12,11 @@ from components.bundle_files import version_of
 from components.gates import Verdict, read_verdict
 from components.params import load_params
 from components.registry import Release
+from components.run_record import data_versions
 from components.settings import Settings
-from flows import approval, releasing, report
+from flows import approval, releasing, report, trials
 from flows.approval import Approval
-from flows.lineage import code_commit, data_versions
+from flows.lineage import code_commit
 from flows.records import Recorder
 from flows.stages import run_module
 from flows.workspace import Workspace
@@ -43,23 +44,35 @@ def decide(workspace: Workspace, settings: Settings, *, record: Recorder) -> Non
         GateFailed: a gate refused the model; the champion stays.
         NotApproved: a person did, or nobody answered.
         ReleaseConflict, ReleaseFailed: see `flows.releasing`.
+        TrialRunning, DeployError: see `flows.trials`.
     """
     champion = find_champion(settings)
-    verdict = judge(workspace.folder, champion, settings)
+    record.update(champion=champion.release.number if champion else None)
+    verdict = judge(workspace.folder, champion, settings, record=record)
     record.update(gates=verdict.gates)
     report.publish_gates(verdict.gates)
-    if not verdict.passed:
-        reasons = "; ".join(f"gate {gate.name}: {gate.message}" for gate in verdict.failures)
-        raise GateFailed(f"{reasons}; {'the champion stays' if champion else 'nothing is served'}")
+    _require_passed(verdict, champion)
     if champion and champion.release.version == verdict.candidate_version:
         get_run_logger().info("release %d is this very model: nothing to promote", champion.release.number)
         record.update(outcome="unchanged", release=champion.release.number)
         return
     gates = load_params(workspace.folder / "build/params.yaml").gates
+    if champion and gates.trial != "none":
+        tried = trials.hold(workspace, champion.release, gates, settings=settings, tell=get_run_logger().info)
+        verdict = replace(verdict, gates=(*verdict.gates, *tried))
+        record.update(gates=verdict.gates)
+        report.publish_gates(verdict.gates)
+        _require_passed(verdict, champion)
     approved = approval.ask(workspace.folder, verdict, gates) if gates.approval else None
     release = promote(workspace, champion, verdict, settings, approved=approved)
     record.update(outcome="promoted", release=release.number)
     report.publish_release(release)
+
+
+def _require_passed(verdict: Verdict, champion: Champion | None) -> None:
+    if not verdict.passed:
+        reasons = "; ".join(f"gate {gate.name}: {gate.message}" for gate in verdict.failures)
+        raise GateFailed(f"{reasons}; {'the champion stays' if champion else 'nothing is served'}")
 
 
 def find_champion(settings: Settings) -> Champion | None:
@@ -71,12 +84,12 @@ def find_champion(settings: Settings) -> Champion | None:
     return Champion(release, registry.fetch_bundle(release.bundle, settings.home / "bundles"))
 
 
-def judge(folder: Path, champion: Champion | None, settings: Settings) -> Verdict:
+def judge(folder: Path, champion: Champion | None, settings: Settings, *, record: Recorder) -> Verdict:
     """Have all gates judge the bundle of a run's folder, as it is and as it is served."""
-    run_module("serving.package_check", ["--output", str(_PACKAGE)], folder, settings)
+    record.add_check(run_module("serving.package_check", ["--output", str(_PACKAGE)], folder, settings))
     against = str(champion.folder) if champion else "none"
     arguments = ["--champion", against, "--package", str(_PACKAGE), "--output", str(_VERDICT)]
-    run_module("components.gates", arguments, folder, settings)
+    record.add_check(run_module("components.gates", arguments, folder, settings))
     return read_verdict(folder / _VERDICT)
 
 
@@ -122,6 +135,7 @@ def _describe(workspace: Workspace, bundle: str, verdict: Verdict, settings: Set
         dataset=params.finetune_on.dataset,
         commit=code_commit(settings),
         data=data_versions(workspace.folder),
+        params=params.model_dump(mode="json"),
         metrics=dict(figures),
         gates=verdict.gates,
     )

@@ -1,8 +1,8 @@
-"""One stage on a cluster of its own: a RayJob whose entrypoint runs the very same DVC stage in the run's folder.
+"""One stage on a cluster of its own: a RayJob whose entrypoint runs the very same DVC stage.
 
-The folder lies on a volume that the flow's pod, the job's head and its workers share: a training's workers read its
-features from there. The job is named by run, stage and attempt, so a flow that is started again finds the job that it
-left, and whatever was lost goes on from the last checkpoint in the store.
+The flow's pod and the cluster share the store and nothing else: the job's head brings the run's folder and what the
+stage reads from there, and puts there what it made. The job is named by run, stage and attempt, so a flow that is
+started again finds the job that it left, and whatever was lost goes on from the last checkpoint in the store.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from typing import Any, Final
 import httpx
 from prefect_kubernetes.credentials import KubernetesCredentials
 
+from components import run_archive
 from components.settings import Settings
-from components.stage import Progress, read_progress
+from components.stage import TRANSIENT_STATUS, Progress, read_progress
+from components.storage import Storage
 from flows.kubernetes import Conflict, CustomObject, Missing, RequestRefused
 
 _POLL_S: Final = 2.0
@@ -68,7 +70,8 @@ def run(
     follower = _Follower(settings, on_line, on_progress)
     why = ""
     try:
-        manifest = _manifest(template.read(time.monotonic() + SILENCE_S), stage, folder)
+        archive = run_archive.give(folder, Storage(settings.storage_url))
+        manifest = _manifest(template.read(time.monotonic() + SILENCE_S), stage, folder, archive)
         for attempt in range(_ATTEMPTS):
             manifest["metadata"]["name"] = f"{name}-{folder.name}-{stage}-{attempt}"
             job = CustomObject(cluster, "rayjobs", namespace, manifest["metadata"]["name"])
@@ -82,13 +85,11 @@ def run(
     raise NoCluster(f"{_ATTEMPTS} clusters were lost; the last one: {why}")
 
 
-def _manifest(template: dict[str, Any], stage: str, folder: Path) -> dict[str, Any]:
+def _manifest(template: dict[str, Any], stage: str, folder: Path, archive: str) -> dict[str, Any]:
     """The RayJob of one stage, after the one that is kept as a template."""
     # By this KubeRay leaves the template alone.
     spec = {key: value for key, value in template["spec"].items() if key != "managedBy"}
-    spec["entrypoint"] = (
-        f"cd {shlex.quote(str(folder))} && {_ENVIRONMENT} python -m dvc repro --single-item {shlex.quote(stage)}"
-    )
+    spec["entrypoint"] = f"{_ENVIRONMENT} python -m components.stored_stage {shlex.quote(stage)} --archive {archive}"
     # KubeRay would start another cluster for a stage that has found an error in its input, too.
     spec["backoffLimit"] = 0
     metadata = {"namespace": template["metadata"]["namespace"], "labels": {"affect-run": folder.name}}
@@ -148,7 +149,7 @@ def _wait(job: CustomObject, spec: dict[str, Any], follower: _Follower, poll_s: 
 
 
 def _status_of_failure(job: CustomObject, status: dict[str, Any]) -> int:
-    """1 when the stage itself ended with an error.
+    """That of the stage when it ended with an error itself: 1, or one by which it may succeed later.
 
     Raises:
         NoCluster: nothing but a change of the settings or the cluster would help.
@@ -158,7 +159,8 @@ def _status_of_failure(job: CustomObject, status: dict[str, Any]) -> int:
     if reason in _FINAL:
         raise NoCluster(f"{job}: {_FINAL[reason]}: {_words(status)}")
     if status.get("jobStatus") == "FAILED" and reason in ("", "AppFailed"):
-        return 1
+        # Ray says it in words alone.
+        return TRANSIENT_STATUS if f"exit code {TRANSIENT_STATUS}," in status.get("message", "") else 1
     raise _Lost(f"the cluster was lost: {_words(status)}")
 
 

@@ -22,6 +22,7 @@ from prefect_kubernetes.credentials import KubernetesCredentials
 
 from components.settings import Settings, load
 from components.stage import one_line
+from components.trials import TrialConfig
 from flows.kubernetes import Conflict, CustomObject, RequestRefused
 from flows.releasing import last_release
 from serving.deploy import APPLICATION, DEPLOYMENT, DeployError, ask, refuse_unknown
@@ -61,14 +62,43 @@ def deploy(
     """
     service = _service(here, cluster)
     deadline = time.monotonic() + deadline_s
-    wanted = UserConfig(bundle=bundle, release=release)
-    before = _change(service, wanted, deadline, poll_s)
+    wanted = UserConfig(bundle=bundle, release=release, sample_share=here.sample_share)
+    before = _change(service, lambda _present: wanted, deadline, poll_s)
     try:
         return _wait(service, here, _Served(wanted, before.num_replicas), deadline, poll_s)
     except DeployError:
         # Whether or not this succeeds, the first failure is the one to tell.
         with contextlib.suppress(DeployError):
-            _change(service, before.user_config, time.monotonic() + deadline_s, poll_s)
+            _change(service, lambda _present: before.user_config, time.monotonic() + deadline_s, poll_s)
+        raise
+
+
+def set_trial(
+    trial: TrialConfig | None,
+    *,
+    here: Settings,
+    cluster: KubernetesCredentials | None = None,
+    deadline_s: float = 900.0,
+    poll_s: float = _POLL_S,
+) -> None:
+    """Begin a trial beside what is served, or end the present one, and wait until every replica says so.
+
+    Raises:
+        DeployError: as for `deploy`; then no trial goes on.
+    """
+    service = _service(here, cluster)
+    deadline = time.monotonic() + deadline_s
+
+    def changed(present: UserConfig) -> UserConfig:
+        return present.model_copy(update={"trial": trial})
+
+    before = _change(service, changed, deadline, poll_s)
+    try:
+        _wait(service, here, _Served(changed(before.user_config), before.num_replicas), deadline, poll_s)
+    except DeployError:
+        without = before.user_config.model_copy(update={"trial": None})
+        with contextlib.suppress(DeployError):
+            _change(service, lambda _present: without, time.monotonic() + deadline_s, poll_s)
         raise
 
 
@@ -84,12 +114,13 @@ def configure(
         DeployError: the RayService is not there or may not be changed.
     """
     bundle, release = last_release(here)
-    live = UserConfig(bundle=bundle, release=release).model_dump()
+    live = UserConfig(bundle=bundle, release=release).model_dump(exclude_none=True)
     refuse_unknown(config)
 
     def changed(present: dict[str, Any]) -> dict[str, Any]:
         made = copy.deepcopy(config)
-        _deployment(made)["user_config"] = _deployment(present).get("user_config", live) if present else live
+        served = _deployment(present).get("user_config", live) if present else live
+        _deployment(made)["user_config"] = {**served, "sample_share": here.sample_share}
         return made
 
     _write(_service(here, cluster), changed, time.monotonic() + deadline_s, _POLL_S)
@@ -100,8 +131,10 @@ def _service(here: Settings, cluster: KubernetesCredentials | None) -> CustomObj
     return CustomObject(cluster or KubernetesCredentials(), "rayservices", namespace, name)
 
 
-def _change(service: CustomObject, wanted: UserConfig, deadline: float, poll_s: float) -> _Served:
-    """Write bundle and release into the RayService; what it was told before."""
+def _change(
+    service: CustomObject, wanted: Callable[[UserConfig], UserConfig], deadline: float, poll_s: float
+) -> _Served:
+    """Write what is to be served into the RayService; what it was told before."""
     before: list[_Served] = []
 
     def changed(present: dict[str, Any]) -> dict[str, Any]:
@@ -110,7 +143,7 @@ def _change(service: CustomObject, wanted: UserConfig, deadline: float, poll_s: 
         deployment = _deployment(present)
         found = UserConfig.model_validate(deployment.get("user_config", {}))
         before.append(_Served(found, int(deployment["num_replicas"])))
-        deployment["user_config"] = wanted.model_dump()
+        deployment["user_config"] = wanted(found).model_dump(exclude_none=True)
         refuse_unknown(present)
         return present
 
@@ -152,7 +185,7 @@ def _wait(service: CustomObject, here: Settings, served: _Served, deadline: floa
     # A connection for each question: one that is kept always reaches the same replica.
     with httpx.Client(timeout=30.0, limits=httpx.Limits(max_keepalive_connections=0)) as client:
         while time.monotonic() < deadline:
-            settled, card = ask(client, here, bundle, release)
+            settled, card = ask(client, here, bundle, release, served.user_config.trial)
             found = found + 1 if settled else 0
             if found == wanted:
                 return card

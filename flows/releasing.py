@@ -13,6 +13,7 @@ from components.registry import Registry, Release
 from components.settings import Settings
 from components.stage import one_line
 from components.storage import Storage
+from components.trials import TrialEnd, TrialLog
 from serving import keys, smoke
 from serving.client import Client, ServingError
 from serving.deploy import DeployError, deploy
@@ -86,14 +87,19 @@ def roll_back(number: int | None, *, note: str, holder: str, settings: Settings,
     return make(candidate, after=live.number, holder=holder, settings=settings, tell=tell)
 
 
-def restore(settings: Settings) -> str:
+def restore(settings: Settings, *, sample_share: float | None = None) -> str:
     """Make the endpoint serve what the release log says, and say in words what that is.
+
+    It keeps samples of this share of requests from then on; without one, as before.
 
     Raises:
         DeployError: it does not come up with that either.
     """
     bundle, number = last_release(settings)
-    _serve(bundle, number, settings)
+    _serve(bundle, number, settings, sample_share=sample_share)
+    log = TrialLog(Storage(settings.storage_url))
+    if (running := log.running(live=number)) is not None:
+        log.end(running.number, TrialEnd("stopped", "what is live was put back, without a trial"))
     return f"release {number}" if bundle else "no model"
 
 
@@ -104,7 +110,7 @@ def last_release(settings: Settings) -> tuple[str, int]:
     return (registry.bundle_uri(live.bundle), live.number) if live else ("", 0)
 
 
-def _serve(bundle: str, release: int, settings: Settings) -> None:
+def _serve(bundle: str, release: int, settings: Settings, *, sample_share: float | None = None) -> None:
     """Have the endpoint serve a bundle, wherever it runs."""
     if settings.rayservice:
         # The client of Kubernetes takes a second to import.
@@ -112,4 +118,4 @@ def _serve(bundle: str, release: int, settings: Settings) -> None:
 
         rayservice.deploy(bundle, release, here=settings)
     else:
-        deploy(bundle, release, here=settings)
+        deploy(bundle, release, here=settings, sample_share=sample_share)

@@ -9,8 +9,9 @@ from components.params import Choices
 from components.settings import load as load_settings
 from flows import records, report
 from flows.promotion import decide
+from flows.run_report import Reported
 from flows.stages import STAGES, run_stage
-from flows.workspace import held, prepare
+from flows.workspace import held, keep, prepare
 
 
 @flow(name="retrain", persist_result=False)
@@ -28,8 +29,9 @@ def retrain(choices: Choices = Choices()) -> None:  # noqa: B008  # Prefect make
     workspace = prepare(choices, settings)
     record = records.Recorder(settings, run_id=str(flow_run.id), digest=workspace.digest, folder=workspace.folder)
     log.info("run %s in %s", workspace.digest, workspace.folder)
-    with record, held(workspace, log.info):
+    with held(workspace, log.info), Reported(record, settings):
         for stage in STAGES:
             record.add_stage(run_stage(stage, workspace.folder, settings))
+        keep(workspace, settings)
         report.publish_training(workspace.folder)
         decide(workspace, settings, record=record)

@@ -7,9 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, TypedDict
 from uuid import UUID
 
 from prefect import Task, get_run_logger, task
@@ -17,16 +16,23 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
+from components.run_record import StageOutcome, StageResult
 from components.settings import Settings, inherited_environment
-from components.stage import TRANSIENT_STATUS, Progress, is_transient, read_progress
+from components.stage import (
+    NOT_THERE_STATUS,
+    TRANSIENT_STATUS,
+    Cost,
+    Progress,
+    is_transient,
+    read_cost,
+    read_progress,
+)
 from flows import processes
 
 STAGES = ("params", "ingest", "features", "pretrain", "finetune", "evaluate", "bundle")
 
 # What a cluster of GPUs is started for, where the settings name one.
 ON_A_CLUSTER = ("pretrain", "finetune")
-
-Outcome = Literal["ran", "restored", "unchanged"]
 
 # Name of the artifacts by which whoever watches a run learns how far a stage is.
 PROGRESS_KEY = "progress-"
@@ -55,23 +61,14 @@ def may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     return isinstance(error, StageInterrupted) or (isinstance(error, BaseException) and is_transient(error))
 
 
-_RETRYING: Final[_Retrying] = {
+RETRYING: Final[_Retrying] = {
     "retries": 3,
     "retry_delay_seconds": exponential_backoff(backoff_factor=2),
     "retry_condition_fn": may_pass,
 }
 
 
-@dataclass(frozen=True)
-class StageResult:
-    """What became of one stage."""
-
-    stage: str
-    outcome: Outcome
-    duration_s: float
-
-
-@task(task_run_name="{stage}", persist_result=False, **_RETRYING)
+@task(task_run_name="{stage}", persist_result=False, **RETRYING)
 def run_stage(stage: str, folder: Path, settings: Settings) -> StageResult:
     """Bring one DVC stage up to date in a run's folder.
 
@@ -79,26 +76,60 @@ def run_stage(stage: str, folder: Path, settings: Settings) -> StageResult:
         StageFailed: the stage ended with an error.
     """
     started = time.monotonic()
-    if settings.rayjob and stage in ON_A_CLUSTER and not _is_up_to_date(stage, folder, settings):
-        lines = _follow_on_cluster(stage, folder, settings)
+    command = [sys.executable, "-m", *_command(stage, settings)]
+    if settings.rayjob and stage in ON_A_CLUSTER:
+        lines = _run_on_cluster(command, stage, folder, settings)
     else:
-        lines = _follow([sys.executable, "-m", "dvc", "repro", "--single-item", stage], stage, folder, settings)
-    outcome: Outcome = "ran"
+        lines, _ = _follow(command, stage, folder, settings)
+    outcome: StageOutcome = "ran"
     if any("didn't change, skipping" in line for line in lines):
         outcome = "unchanged"
     elif any("is cached - skipping run" in line for line in lines):
         outcome = "restored"
-    return StageResult(stage, outcome, round(time.monotonic() - started, 1))
+    return _result(stage, lines, started, outcome)
 
 
-@task(task_run_name="{module}", persist_result=False, **_RETRYING)
-def run_module(module: str, arguments: list[str], folder: Path, settings: Settings) -> None:
+@task(task_run_name="{module}", persist_result=False, **RETRYING)
+def run_module(module: str, arguments: list[str], folder: Path, settings: Settings) -> StageResult:
     """Run a module that is no DVC stage, because its answer depends on what is live now.
 
     Raises:
         StageFailed: the module ended with an error.
     """
-    _follow([sys.executable, "-m", module, *arguments], module, folder, settings)
+    started = time.monotonic()
+    lines, _ = _follow([sys.executable, "-m", module, *arguments], module, folder, settings)
+    return _result(module, lines, started)
+
+
+def _command(stage: str, settings: Settings) -> list[str]:
+    """What brings a stage up to date: by the store where other machines use it too, or may run the stage."""
+    # The first stage takes no longer than asking the store.
+    by_store = settings.goes_by_store and stage != STAGES[0]
+    return ["components.stored_stage", stage] if by_store else ["dvc", "repro", "--single-item", stage]
+
+
+def bring_all(folder: Path, settings: Settings) -> None:
+    """Bring what the stages of a finished run made, on a machine that has its folder alone.
+
+    Raises:
+        StageFailed: the store does not have it all.
+    """
+    for stage in STAGES:
+        command = [sys.executable, "-m", *_command(stage, settings), *(["--only-bring"] if stage != STAGES[0] else [])]
+        lines, status = read_lines(command, folder, stage_environment(settings), on_line=_ignore, on_progress=_ignore)
+        if status == NOT_THERE_STATUS:
+            raise StageFailed(f"{stage}: what it made is not in {settings.storage_url} any more: run `affect retrain`")
+        if status != 0:
+            raise StageFailed(f"{stage}: {reason_of(lines, status)}")
+
+
+def _ignore(_told: object) -> None:
+    """Do nothing with a line: nobody follows it."""
+
+
+def _result(name: str, lines: list[str], started: float, outcome: StageOutcome = "ran") -> StageResult:
+    cost = sum((found for line in lines if (found := read_cost(line))), Cost())
+    return StageResult(name, outcome, round(time.monotonic() - started, 1), cost.cpu_s, cost.gpu_s)
 
 
 def stage_environment(settings: Settings) -> dict[str, str]:
@@ -117,15 +148,33 @@ def stage_environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def _follow(command: list[str], stage: str, folder: Path, settings: Settings) -> list[str]:
+def _follow(
+    command: list[str], stage: str, folder: Path, settings: Settings, *, also: int = 0
+) -> tuple[list[str], int]:
+    """The lines of a command that ends well, or with the status `also`."""
     logger, reporter = get_run_logger(), ProgressReporter(stage)
     lines, status = read_lines(
         command, folder, stage_environment(settings), on_line=logger.info, on_progress=reporter.report
     )
-    if status != 0:
-        # DVC has a status of its own, and tells that of the stage.
-        passing = status == TRANSIENT_STATUS or any(line.endswith(f"exited with {TRANSIENT_STATUS}") for line in lines)
-        raise (StageInterrupted if passing else StageFailed)(f"{stage}: {reason_of(lines, status)}")
+    if status not in (0, also):
+        raise _failure(stage, lines, status)
+    return lines, status
+
+
+def _failure(stage: str, lines: list[str], status: int) -> StageFailed:
+    # DVC has a status of its own, and tells that of the stage.
+    passing = status == TRANSIENT_STATUS or any(line.endswith(f"exited with {TRANSIENT_STATUS}") for line in lines)
+    return (StageInterrupted if passing else StageFailed)(f"{stage}: {reason_of(lines, status)}")
+
+
+def _run_on_cluster(command: list[str], stage: str, folder: Path, settings: Settings) -> list[str]:
+    """Have a cluster run a stage, unless the store has what it makes; and bring that."""
+    bring = [*command, "--only-bring"]
+    lines, status = _follow(bring, stage, folder, settings, also=NOT_THERE_STATUS)
+    if status == 0:
+        return lines
+    lines = _follow_on_cluster(stage, folder, settings)
+    _follow(bring, stage, folder, settings)
     return lines
 
 
@@ -141,14 +190,8 @@ def _follow_on_cluster(stage: str, folder: Path, settings: Settings) -> list[str
     except rayjob.NoCluster as error:
         raise StageFailed(f"{stage}: {error}") from error
     if status != 0:
-        raise StageFailed(f"{stage}: {reason_of(lines, status)}")
+        raise _failure(stage, lines, status)
     return lines
-
-
-def _is_up_to_date(stage: str, folder: Path, settings: Settings) -> bool:
-    """Whether DVC would skip a stage, for which no cluster is to be started."""
-    asked = [sys.executable, "-m", "dvc", "status", "--quiet", stage]
-    return subprocess.run(asked, cwd=folder, env=stage_environment(settings), check=False).returncode == 0
 
 
 def read_lines(

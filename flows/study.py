@@ -16,6 +16,7 @@ from components.stage import Progress
 from components.storage import Storage
 from components.study import StudyChoices
 from components.study_records import REPORT, SUMMARY, note_start
+from flows import report_pages
 from flows.lineage import code_commit
 from flows.stages import ProgressReporter
 
@@ -74,9 +75,10 @@ def run_all(prepared: Prepared, settings: Settings) -> None:
 def report(prepared: Prepared, settings: Settings) -> str:
     """Write the report of a study as far as it is, and return its address."""
     built = write_report(prepared, settings)
-    address = Storage(settings.storage_url).uri(f"studies/{prepared.digest}/{REPORT}")
-    create_markdown_artifact(_markdown(built, address), key="study", description="The figures of the study")
-    return address
+    create_markdown_artifact(
+        _markdown(built, report_pages.of_study(prepared.digest)), key="study", description="The figures of the study"
+    )
+    return Storage(settings.storage_url).uri(f"studies/{prepared.digest}/{REPORT}")
 
 
 def write_report(prepared: Prepared, settings: Settings) -> Built:
@@ -94,7 +96,7 @@ def write_report(prepared: Prepared, settings: Settings) -> Built:
 def _markdown(built: Built, address: str) -> str:
     titles = [figure["title"] for figure in built.summary["figures"].values()]
     head = ["condition", "runs", *titles]
-    lines = [f"The whole report: `{address}`", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    lines = [f"[The whole report]({address})", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for each in built.summary["conditions"]:
         cells = [told(each["figures"].get(key), figure["scale"]) for key, figure in built.summary["figures"].items()]
         lines.append(f"| {each['name']} | {each['num_runs']} | {' | '.join(cells)} |")

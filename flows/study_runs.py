@@ -14,13 +14,13 @@ import ray.exceptions
 
 from components import compute
 from components.params import Choices
+from components.run_record import data_versions
 from components.settings import PROJECT_ROOT, Settings
 from components.stage import one_line
 from components.storage import Storage
 from components.study import Division, StudyChoices, StudyRun, divide, plan
 from components.study_jobs import RIDGE, Job, figures_of, jobs_of, read_pipeline
 from components.study_records import Records, RunRecord, study_digest
-from flows.lineage import data_versions
 from flows.stages import read_lines, reason_of, stage_environment
 from flows.workspace import Workspace, fingerprinted, prepare_known
 

@@ -16,12 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from components import datasets
+from components import datasets, run_archive
 from components.clip import Clip
 from components.features import face_detectors, precomputed, speech
 from components.params import Choices, Corpus, resolve, to_yaml
 from components.settings import PROJECT_ROOT, Settings
+from components.storage import Storage
 from components.task import Task
+from flows.stages import bring_all
 
 _CODE = ("components", "dvc.yaml", "requirements.lock")
 _DIGEST_LENGTH = 12
@@ -59,15 +61,35 @@ def prepare_known(choices: Choices, settings: Settings) -> Workspace:
     return Workspace(folder, digest)
 
 
+def keep(workspace: Workspace, settings: Settings) -> None:
+    """Let a run be found by machines that have no more than the store, where stages go by it."""
+    if settings.goes_by_store:
+        run_archive.keep(workspace.digest, workspace.folder, Storage(settings.storage_url))
+
+
+def find(digest: str, settings: Settings) -> Path | None:
+    """The folder of a run that was made before, here or where it was kept; what its stages made only if it was here."""
+    folder = settings.home / "workspaces" / digest
+    if not folder.exists() and settings.goes_by_store:
+        store = Storage(settings.storage_url)
+        if name := run_archive.find(digest, store):
+            run_archive.bring(name, store, folder, home=settings.home)
+    return folder if folder.exists() else None
+
+
 def reopen(digest: str, settings: Settings) -> Workspace:
-    """The folder of a run that was made before.
+    """The folder of a run that was made before, with all that its stages made.
 
     Raises:
-        ValueError: it is not on this machine, or its bundle was not built.
+        ValueError: it is not to be found, or its bundle was not built.
+        StageFailed: the store does not have it all any more.
     """
-    folder = settings.home / "workspaces" / digest
-    if not (folder / "build/bundle").exists():
-        raise ValueError(f"run {digest} has no bundle in {folder}: bring it to its end with `affect retrain` first")
+    folder = find(digest, settings)
+    if folder is not None and not (folder / "build/bundle").exists() and settings.goes_by_store:
+        bring_all(folder, settings)
+    if folder is None or not (folder / "build/bundle").exists():
+        where = settings.home / "workspaces" / digest
+        raise ValueError(f"run {digest} has no bundle in {where}: bring it to its end with `affect retrain` first")
     return Workspace(folder, digest)
 
 
@@ -123,17 +145,7 @@ def _fill(folder: Path, choices: Choices, settings: Settings) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
     (folder / "params.yaml").write_text(to_yaml(choices), encoding="utf-8")
-    (folder / ".dvc").mkdir()
-    (folder / ".dvc" / "config").write_text(
-        "[core]\n"
-        "    no_scm = true\n"
-        "    analytics = false\n"
-        "    check_update = false\n"
-        "[cache]\n"
-        f"    dir = {settings.home / 'cache'}\n"
-        "    type = reflink,hardlink,copy\n",
-        encoding="utf-8",
-    )
+    run_archive.write_dvc_config(folder, settings.home)
 
 
 def check_corpus(corpus: Corpus) -> Corpus:

@@ -18,6 +18,9 @@ from prefect_kubernetes.credentials import KubernetesClusterConfig, KubernetesCr
 
 TOKEN = "token-of-the-service-account"
 
+# Failures without a status: the connection breaks before an answer, or in the middle of it.
+BROKEN, CUT = 0, -1
+
 Object = dict[str, Any]
 
 
@@ -27,7 +30,7 @@ class KubernetesApi:
 
     Attributes:
         objects: by plural, namespace and name.
-        failures: what the next requests are answered with, in order: a status, or 0 for a connection that breaks.
+        failures: what the next requests are answered with, in order: a status, BROKEN or CUT.
         lost_answers: methods of which the next request is done, and then answered with a 500.
         operator: changes the objects as an operator would; called before each request is answered.
         asked: method and path of every request.
@@ -94,13 +97,13 @@ class _Handler(BaseHTTPRequestHandler):
         with lock:
             api.asked.append(f"{self.command} {self.path}")
             failure = api.failures.pop(0) if api.failures else None
-            if failure == 0:
+            if failure == BROKEN:
                 self.connection.close()
                 return
             api.operator(api)
             if self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 status, document = _refusal(401, "Unauthorized")
-            elif failure is not None:
+            elif failure is not None and failure != CUT:
                 status, document = _refusal(failure, "the server is not able to handle the request")
             else:
                 status, document = _answer(api, self.command, self.path, self.headers.get("Content-Type", ""), body)
@@ -112,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(content[: len(content) // 2] if failure == CUT else content)
 
 
 def _answer(api: KubernetesApi, method: str, path: str, content_type: str, body: bytes) -> tuple[int, Object]:

@@ -9,10 +9,12 @@ import pytest
 import yaml
 from prefect import Flow
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.events import DeploymentEventTrigger
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.schema_tools import ValidationError, validate
 
 from components import params
+from components.monitoring import Monitor, load_monitor
 from components.params import load_choices
 from components.schedules import Schedules, load_schedules
 from flows import prefect_file
@@ -22,7 +24,7 @@ from tests.conftest import REPOSITORY
 
 FILE = REPOSITORY / "prefect.yaml"
 ENTRIES: list[dict[str, Any]] = yaml.safe_load(FILE.read_text(encoding="utf-8"))["deployments"]
-NAMES = ["retrain", "ingest", "pretrain", "finetune", "evaluate", "promote", "rollback", "study"]
+NAMES = ["retrain", "ingest", "pretrain", "finetune", "evaluate", "promote", "rollback", "study", "monitor"]
 
 
 def test_prefect_yaml_is_made_of_what_is_served() -> None:
@@ -39,6 +41,10 @@ def test_prefect_yaml_is_made_of_what_is_served() -> None:
             assert isinstance(each.schedule, CronSchedule)
             found.append({"cron": each.schedule.cron, "timezone": each.schedule.timezone, "active": each.active})
         assert found == entry["schedules"]
+        # Which events start it: the same automation on a laptop and in a work pool.
+        triggers = [DeploymentEventTrigger.model_validate(each) for each in entry.get("triggers", [])]
+        assert [each.model_dump() for each in triggers] == [each.model_dump() for each in deployment.triggers]
+    assert [name for name, deployment in served.items() if deployment.triggers] == ["retrain"]
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=NAMES)
@@ -54,6 +60,7 @@ def test_entrypoints_are_flows_whose_forms_take_their_parameters(entry: dict[str
     [
         ("ingest", {"choices": {"seed": -1}}),
         ("retrain", {"choices": {"gates": {"max_latency_s": 0}}}),
+        ("monitor", {"settings": {"window_h": 0}}),
         ("rollback", {"release": 0}),
         ("rollback", {"release": "the last"}),
         ("promote", {"run": 7}),
@@ -68,14 +75,17 @@ def test_forms_refuse_bad_values(name: str, parameters: dict[str, Any]) -> None:
 def test_schedules_are_off_until_they_are_switched_on() -> None:
     assert not load_schedules(REPOSITORY / "params.yaml").enabled
     scheduled = {each.name: each.schedule for each in definitions() if each.schedule}
-    assert set(scheduled) == {"retrain", "ingest"}
+    assert set(scheduled) == {"retrain", "ingest", "monitor"}
     assert not any(schedule.active for schedule in scheduled.values())
 
 
 def test_schedules_are_no_choice_of_a_run(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
-    file.write_text("seed: 3\nschedules: {enabled: true, timezone: Europe/Berlin, ingest: null}\n")
+    file.write_text(
+        "seed: 3\nschedules: {enabled: true, timezone: Europe/Berlin, ingest: null}\nmonitor: {window_h: 1}\n"
+    )
     assert load_choices(file) == params.Choices(seed=3)
+    assert load_monitor(file) == Monitor(window_h=1)
     assert load_schedules(file) == Schedules(enabled=True, timezone="Europe/Berlin", ingest=None)
     assert load_schedules(tmp_path / "none.yaml") == Schedules()
 
@@ -85,7 +95,7 @@ def test_schedules_are_no_choice_of_a_run(tmp_path: Path) -> None:
     [
         ("{timezone: Europe/Berlim}", "there is no such time zone"),
         ("{retrain: weekly}", "write five fields"),
-        ("{monitr: null}", "unknown key monitr"),
+        ("{monitr: null}", "unknown key monitr; did you mean monitor"),
     ],
 )
 def test_a_wrong_schedule_is_told(tmp_path: Path, section: str, words: str) -> None:

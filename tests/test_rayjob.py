@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components import run_archive
 from components.settings import Settings
-from components.stage import Progress
+from components.stage import TRANSIENT_STATUS, Progress
 from flows import rayjob
 from tests.conftest import REPOSITORY
 from tests.infra import INFRA
-from tests.kubernetes_api import KubernetesApi, Object, running
+from tests.kubernetes_api import BROKEN, CUT, KubernetesApi, Object, running
 
 # What an operator does with a job: given how often it has looked, its status.
 Play = Callable[[int], Object]
@@ -162,6 +163,13 @@ def test_an_error_of_the_stage_is_its_end(world: World) -> None:
     assert len(world.made) == 1
 
 
+def test_a_store_that_did_not_answer_the_head_is_told_apart(world: World) -> None:
+    ended = {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed"}
+    said = "Job entrypoint command failed with exit code 75, last available logs (truncated to 20,000 chars):"
+    world.plays = [_ends_with(RUNS, {**ended, "message": said})]
+    assert world.run() == ([], TRANSIENT_STATUS)
+
+
 def test_a_lost_cluster_is_replaced(world: World) -> None:
     lost = {"jobDeploymentStatus": "Failed", "reason": "JobStatusCheckTimeoutExceeded", "message": "the head is gone"}
     world.dashboard.logs |= {"job-0": "epoch 1\n", "job-1": "epoch 2\n"}
@@ -250,6 +258,33 @@ def test_an_api_that_fails_for_a_while_costs_nothing(world: World) -> None:
     assert len(world.made) == 1
 
 
+@pytest.mark.parametrize("failure", [BROKEN, CUT, 410, 429, 500])
+def test_an_api_that_breaks_off_while_a_job_is_followed_costs_nothing(world: World, failure: int) -> None:
+    def play(looked: int) -> Object:
+        if looked == 2:
+            world.api.failures = [failure]
+        world.dashboard.logs["job-0"] = "epoch\n" * looked
+        return RUNS if looked < 4 else DONE
+
+    world.plays = [play]
+    lines, status = world.run()
+    assert (set(lines), status, len(world.made)) == ({"epoch"}, 0, 1)
+    assert world.api.failures == []
+
+
+@pytest.mark.parametrize("failure", [BROKEN, CUT, 500])
+def test_a_cancelled_run_ends_its_cluster_though_the_api_breaks_off(world: World, failure: int) -> None:
+    def cancel(_line: str) -> None:
+        world.api.failures = [failure]
+        raise KeyboardInterrupt
+
+    world.dashboard.logs["job-0"] = "epoch 1\n"
+    world.plays = [_ends_with(RUNS)]
+    with pytest.raises(KeyboardInterrupt):
+        world.run(on_line=cancel)
+    assert world.jobs() == {}
+
+
 def test_an_api_that_refuses_is_told(world: World) -> None:
     world.api.failures = [403]
     with pytest.raises(rayjob.NoCluster, match="the Kubernetes API refuses it \\(403\\)"):
@@ -264,21 +299,22 @@ from prefect.logging import disable_run_logger
 from components.settings import load
 from flows.stages import run_stage
 with disable_run_logger():
-    for _ in range(2):
-        print(run_stage.fn("finetune", Path(sys.argv[1]), load()).outcome)
+    for stage in ("features", "finetune", "finetune"):
+        print(stage, run_stage.fn(stage, Path(sys.argv[1]), load()).outcome)
 """
 
 
 def test_a_flow_has_a_stage_run_there_unless_it_is_up_to_date(world: World, tmp_path: Path) -> None:
-    """The entrypoint is run as the head of a cluster would: in a shell that finds the image's programs."""
-    stages = {"finetune": {"cmd": "python -m work", "outs": ["model"]}}
+    """The entrypoint is run as the head would: in a shell that finds the image's programs, with a home of its own."""
+    stages = {
+        "features": {"cmd": "echo 1 > frames", "deps": ["params.yaml"], "outs": ["frames"]},
+        "finetune": {"cmd": "cat frames > model && pwd >> model", "deps": ["frames"], "outs": ["model"]},
+    }
     (world.folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
-    (world.folder / "work.py").write_text('open("model", "w").write("weights")\n', encoding="utf-8")
-    (world.folder / ".dvc").mkdir()
-    (world.folder / ".dvc" / "config").write_text(
-        "[core]\n    no_scm = true\n    analytics = false\n", encoding="utf-8"
-    )
+    (world.folder / "params.yaml").write_text("seed: 1\n", encoding="utf-8")
+    run_archive.write_dvc_config(world.folder, world.here.home)
     path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
+    head = {"AFFECT_HOME": str(tmp_path / "head"), "AFFECT_STORAGE_URL": world.here.storage_url}
     started: list[subprocess.Popen[bytes]] = []
 
     def play(_looked: int) -> Object:
@@ -286,7 +322,9 @@ def test_a_flow_has_a_stage_run_there_unless_it_is_up_to_date(world: World, tmp_
             [job] = world.jobs().values()
             with (tmp_path / "output").open("wb") as log:
                 command = ["/bin/bash", "-c", job["spec"]["entrypoint"]]
-                started.append(subprocess.Popen(command, env={**os.environ, **path}, stdout=log, stderr=log))
+                started.append(
+                    subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **path, **head}, stdout=log, stderr=log)
+                )
         ended = started[0].poll()
         world.dashboard.logs["job-0"] = (tmp_path / "output").read_text(encoding="utf-8")
         if ended is None:
@@ -300,6 +338,7 @@ def test_a_flow_has_a_stage_run_there_unless_it_is_up_to_date(world: World, tmp_
     here = {**world.here.environment(), "KUBECONFIG": str(tmp_path / "kubeconfig")}
     command = [sys.executable, "-c", RUN_STAGE, str(world.folder)]
     flow = subprocess.run(command, env={**os.environ, **path, **here}, stdout=subprocess.PIPE, text=True, check=True)
-    assert flow.stdout.split() == ["ran", "unchanged"]
+    assert flow.stdout.splitlines() == ["features ran", "finetune ran", "finetune unchanged"]
     assert len(world.made) == 1
-    assert (world.folder / "model").read_text(encoding="utf-8") == "weights"
+    frames, folder = (world.folder / "model").read_text(encoding="utf-8").split()
+    assert (frames, Path(folder).parent) == ("1", tmp_path / "head" / "workspaces")

@@ -20,13 +20,14 @@ import yaml
 from components.registry import Registry, Release
 from components.settings import Settings
 from components.storage import Storage
+from components.trials import TrialConfig
 from flows import rayservice
 from serving import examples
 from serving.deploy import DeployError
 from serving.problems import problem
 from tests.conftest import REPOSITORY
 from tests.infra import INFRA
-from tests.kubernetes_api import KubernetesApi, running
+from tests.kubernetes_api import BROKEN, CUT, KubernetesApi, running
 
 NAME = ("rayservices", "affect", "endpoint")
 
@@ -36,24 +37,34 @@ class Replicas:
 
     def __init__(self) -> None:
         self.served: list[tuple[str, int]] = [("", 0), ("", 0)]
+        self.trials: list[dict[str, Any] | None] = [None, None]
         self.refuses = ""
         self._refused = ""
         self._turn = itertools.cycle([0, 1])
 
-    def reconfigure(self, bundle: str, release: int, *, num_replicas: int = 2) -> None:
+    def reconfigure(
+        self, bundle: str, release: int, *, trial: dict[str, Any] | None = None, num_replicas: int = 2
+    ) -> None:
         """What the first replicas do with a user_config."""
+        if trial and trial["bundle"] == self.refuses:
+            self._refused = f"trial {trial['number']}: bundle {trial['bundle']} cannot be served: it is damaged"
+            return
         if bundle and bundle == self.refuses:
             self._refused = f"release {release}: bundle {bundle} cannot be served: it is damaged"
             return
         self._refused = ""
         self.served[:num_replicas] = [(bundle, release)] * num_replicas
+        self.trials[:num_replicas] = [trial] * num_replicas
 
     def answer(self) -> tuple[int, str, str]:
-        bundle, release = self.served[next(self._turn)]
+        turn = next(self._turn)
+        bundle, release = self.served[turn]
         if not bundle:
             document = problem("no-model", "nothing yet", request_id="r").model_dump_json()
             return 503, "application/problem+json", document
         card = {**examples.MODEL, "release": release, "refused": self._refused or None}
+        if trial := self.trials[turn]:
+            card["trial"] = {"version": "b", **{name: trial[name] for name in ("number", "mode", "share")}}
         return 200, "application/json", json.dumps(card)
 
 
@@ -109,7 +120,8 @@ class World:
     @property
     def user_config(self) -> dict[str, Any]:
         found: dict[str, Any] = self.config["applications"][0]["deployments"][0]["user_config"]
-        return found
+        # What is kept of requests is no matter of a release.
+        return {name: value for name, value in found.items() if name != "sample_share"}
 
     def deploy(self, bundle: str, release: int, *, deadline_s: float = 600.0) -> int | None:
         card = rayservice.deploy(
@@ -140,7 +152,7 @@ def test_a_release_changes_bundle_and_release_and_nothing_else(world: World) -> 
     assert world.deploy("s3://affect/platform/bundles/a", 1) == 1
     assert world.user_config == {"bundle": "s3://affect/platform/bundles/a", "release": 1}
     after = world.config
-    after["applications"][0]["deployments"][0]["user_config"] = {"bundle": "", "release": 0}
+    after["applications"][0]["deployments"][0]["user_config"] = {"bundle": "", "release": 0, "sample_share": 0.0}
     assert after == before
     # In place: nothing of the cluster has changed.
     assert world.service["metadata"]["generation"] == 3
@@ -163,6 +175,30 @@ def test_a_refused_bundle_is_told_and_the_former_one_put_back(world: World) -> N
     assert world.user_config == {"bundle": "a", "release": 1}
 
 
+def test_a_trial_goes_on_beside_the_model_until_it_is_ended_or_refused(world: World) -> None:
+    assert world.deploy("a", 1) == 1
+    trial = TrialConfig(number=1, bundle="b", mode="shadow", share=0.25)
+
+    def set_trial(wanted: TrialConfig | None) -> None:
+        rayservice.set_trial(wanted, here=world.here, cluster=world.api.cluster, deadline_s=600.0, poll_s=0.05)
+
+    set_trial(trial)
+    assert world.user_config == {"bundle": "a", "release": 1, "trial": trial.model_dump()}
+    assert world.replicas.trials == [trial.model_dump()] * 2
+    set_trial(None)
+    assert world.user_config == {"bundle": "a", "release": 1}
+    assert world.replicas.trials == [None, None]
+    world.replicas.refuses = "b"
+    with pytest.raises(DeployError, match="trial 1: bundle b cannot be served"):
+        set_trial(trial)
+    assert world.user_config == {"bundle": "a", "release": 1}
+    # A release ends what goes on beside its forerunner.
+    world.replicas.refuses = ""
+    set_trial(trial)
+    assert world.deploy("c", 2) == 2
+    assert world.user_config == {"bundle": "c", "release": 2}
+
+
 def test_somebody_elses_change_at_the_same_time_is_kept(world: World) -> None:
     operate = world.api.operator
 
@@ -180,9 +216,11 @@ def test_somebody_elses_change_at_the_same_time_is_kept(world: World) -> None:
     assert [each.split()[0] for each in world.api.asked[:4]] == ["GET", "PATCH", "GET", "PATCH"]
 
 
-def test_an_api_that_fails_for_a_while_is_asked_again(world: World) -> None:
-    world.api.failures = [0, 503]
+@pytest.mark.parametrize("failures", [[BROKEN, 503], [CUT], [410], [500]])
+def test_an_api_that_fails_for_a_while_is_asked_again(world: World, failures: list[int]) -> None:
+    world.api.failures = failures
     assert world.deploy("a", 1) == 1
+    assert world.api.failures == []
 
 
 def test_what_was_served_is_known_though_the_answer_to_the_change_was_lost(world: World) -> None:
@@ -201,7 +239,8 @@ def test_a_deployment_that_stays_failed_is_not_waited_for_to_the_end(world: Worl
 
 
 @pytest.mark.parametrize(
-    ("failures", "said"), [([403] * 2, "403"), ([500] * 99, "500"), ([0] * 99, "the Kubernetes API does not answer")]
+    ("failures", "said"),
+    [([403] * 2, "403"), ([500] * 99, "500"), ([BROKEN] * 99, "the Kubernetes API does not answer")],
 )
 def test_an_api_that_does_not_help_is_told(world: World, failures: list[int], said: str) -> None:
     world.api.failures = failures

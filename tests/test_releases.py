@@ -20,17 +20,18 @@ from prefect.client.schemas.objects import FlowRun
 
 from components.claims import claimed
 from components.datasets import synthetic
-from components.params import load_choices, with_setting
+from components.params import Gates, load_choices, with_setting
 from components.registry import Registry, ReleaseConflict
 from components.storage import Storage
-from flows import following, releasing
+from flows import following, releasing, trials
 from flows.laptop import on_platform
+from flows.releasing import registry_of
 from flows.workspace import Workspace, held
 from tests.conftest import REPOSITORY
 from tests.platform import SMALL, Platform, settings
 from tests.ray_endpoint import Load
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.platform]
+pytestmark = [pytest.mark.slow, pytest.mark.platform]
 
 # A model of its own, of which only the last stages are new, and which nobody releases without a person's word.
 ASKING = (*SMALL, "finetune.num_epochs=1", "gates.approval=true", "gates.max_champion_loss=1")
@@ -176,6 +177,59 @@ def test_rolling_back_and_forth_under_load_loses_no_request(
     assert max(took_s, deployment_took_s) < 60
 
 
+def test_trials_begin_and_end_under_load_without_a_failed_request(
+    second: Second, first_run: dict[str, Any], platform: Platform
+) -> None:
+    """A shadow by the commands, then a canary as a run holds it, of the first model beside the second."""
+    here = on_platform(platform.settings)
+    video = next(request.video for request in synthetic.golden_requests() if request.video)
+    live = platform.json("releases")[-1]
+    assert live["number"] > second.outcome["release"]
+    challenger = platform.json("releases")[first_run["release"] - 1]["version"]
+    with Load(here, video) as load:
+        load.wait_for(2)
+        begun = platform.json("trial", "start", first_run["digest"], "--shadow", "1")
+        assert (begun["release"], begun["version"]) == (live["number"], challenger)
+        told = platform.affect("trial", "start", first_run["digest"], "--canary", "0.5", status=1).stderr
+        assert f"trial {begun['number']} of version {challenger} goes on" in told
+        wait_for(
+            lambda: platform.json("trial", "status")["figures"]["num_clips"] >= 3, "the shadow to be compared", 120
+        )
+        assert {answer.model.version for answer in load.answers} == {live["version"]}
+        ended = platform.json("trial", "end", "--reason", "seen enough")
+        assert not ended["is_running"]
+        assert ended["end"]["reason"] == "seen enough"
+        assert ended["figures"]["agreement"] is not None
+        assert {"live_trial/requests", "live_trial/agreement"} <= {gate["name"] for gate in ended["gates"]}
+        num_before = len(load.answers)
+        champion = registry_of(here).champion()
+        assert champion is not None
+        wanted = Gates(trial="canary", trial_share=1.0, trial_clips=4, max_trial_slowdown=100)
+        workspace = Workspace(Path(first_run["folder"]), first_run["digest"])
+        results = trials.hold(workspace, champion, wanted, settings=here, tell=print)
+        load.wait_for(4)
+    assert not load.failures
+    assert [(result.name, result.passed) for result in results] == [
+        ("live_trial/requests", True),
+        ("live_trial/failures", True),
+        ("live_trial/slowdown", False),
+    ]
+    after = load.answers[num_before:]
+    assert {(answer.model.version, answer.model.release) for answer in after} == {
+        (challenger, 0),
+        (live["version"], live["number"]),
+    }
+    # Whatever it answered: the champion is what it was, and alone.
+    assert after[-1].model.version == live["version"]
+    assert platform.json("trial", "status")["end"]["outcome"] == "refused"
+    assert platform.json("releases")[-1] == live
+    # Nothing that was sent is kept.
+    kept = [path for path in (platform.home / "store/trials").rglob("*") if path.is_file()]
+    assert len(kept) >= 6
+    assert sum(path.stat().st_size for path in kept) < 100_000
+    assert "no trial goes on" in platform.affect("trial", "end", status=1).stderr
+
+
 def test_of_two_who_release_at_once_one_is_told(second: Second, platform: Platform) -> None:
     live = served(platform)
     assert live >= second.outcome["release"]
@@ -248,8 +302,18 @@ def test_a_finished_run_is_judged_again_and_found_to_be_live(second: Second, pla
 
 
 def test_forms_refuse_what_cannot_be(platform: Platform) -> None:
-    with pytest.raises(ValueError, match="the API refuses the parameters"):
-        following.start("rollback/rollback", {"release": 0}, platform.settings)
+    """By the API, before there is a run: also when somebody talks to it who knows nothing of our code."""
+    with following.prefect_client(platform.settings) as client:
+        before = {run.id for run in client.read_flow_runs()}
+        with pytest.raises(ValueError, match="the API refuses the parameters"):
+            following.start("rollback/rollback", {"release": 0}, platform.settings)
+        retrain = client.read_deployment_by_name("retrain/retrain")
+        url = f"http://127.0.0.1:{platform.ports['prefect']}/api/deployments/{retrain.id}/create_flow_run"
+        for wrong in ({"recipe": "quikc"}, {"seed": -1}, {"gates": {"min_macro_f1": 7}}, {"sead": 1}):
+            answer = httpx.post(url, json={"parameters": {"choices": wrong}}, timeout=30.0)
+            assert answer.status_code == 409, answer.text
+            assert next(iter(wrong)) in answer.text
+        assert {run.id for run in client.read_flow_runs()} == before
 
 
 def test_only_what_may_pass_is_tried_again(platform: Platform, tmp_path: Path) -> None:
