@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-_VOLUMES: Final = {"configMap", "emptyDir", "persistentVolumeClaim", "secret"}
+_VOLUMES: Final = {"configMap", "emptyDir", "ephemeral", "persistentVolumeClaim", "secret"}
 _SECRET: Final = re.compile("PASSWORD|SECRET|TOKEN|AUTH_STRING|API_KEY|REDISCLI_AUTH")
 # Names of secrets and of their keys, which are none.
 _NAMES_OF_SECRETS: Final = re.compile("_SECRET_(NAME|KEY)$")

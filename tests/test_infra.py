@@ -151,6 +151,16 @@ def test_the_endpoint_outlives_its_head_and_one_node() -> None:
     assert [port["port"] for port in valkey["ports"]] == [6379]
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_pods_share_a_disk(overlay: str) -> None:
+    """What a flow and the nodes of its cluster have in common is the object store."""
+    assert of_kind(overlay, "PersistentVolumeClaim") == {}
+    assert "ReadWriteMany" not in json.dumps(rendered(overlay))
+    for group in pods(overlay):
+        claims = [each for each in group.spec.get("volumes", []) if "persistentVolumeClaim" in each]
+        assert claims == [], group.owner
+
+
 def test_gpu_overlays_ask_for_gpus_and_the_small_one_for_none() -> None:
     def training(overlay: str) -> dict[str, Any]:
         [group] = of_kind(overlay, "RayJob")["training"]["spec"]["rayClusterSpec"]["workerGroupSpecs"]

@@ -105,8 +105,8 @@ from components import settings
 from components.storage import Storage
 from prefect.settings import get_current_settings
 from prefect_kubernetes.settings import KubernetesSettings
-filesystem, path = Storage(settings.load().storage_url)._open("releases")
-filesystem.connect()
+with Storage(settings.load().storage_url)._opened("releases") as (filesystem, path):
+    filesystem.connect()
 found, kubernetes = get_current_settings(), KubernetesSettings()
 database, web = found.server.database, found.worker.webserver
 print(json.dumps({
@@ -170,6 +170,10 @@ def test_an_unknown_variable_of_prefect_is_none() -> None:
 
 @functools.cache
 def _job(overlay: str, **variables: str) -> KubernetesWorkerJobConfiguration:
+    return _made(overlay, **variables)
+
+
+def _made(overlay: str, **variables: object) -> KubernetesWorkerJobConfiguration:
     """What a worker makes of the pool's template for a flow run."""
     values = {"image": "registry.example.org/affect:1", **variables}
     template = job_template(overlay)
@@ -184,7 +188,8 @@ def _job(overlay: str, **variables: str) -> KubernetesWorkerJobConfiguration:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_a_flow_run_gets_a_valid_and_restricted_pod(overlay: str) -> None:
-    job = _job(overlay, cpu_limit="3").job_manifest
+    own = {"name": "corpora", "persistentVolumeClaim": {"claimName": "recordings"}}
+    job = _job(overlay, cpu_limit="3", storage="7Gi").job_manifest
     kubernetes_validate.validate(job, KUBERNETES, strict=True)
     pod = job["spec"]["template"]["spec"]
     assert wrong_with(pod, long_running=False) == []
@@ -192,6 +197,11 @@ def test_a_flow_run_gets_a_valid_and_restricted_pod(overlay: str) -> None:
     assert container["image"] == "registry.example.org/affect:1"
     assert container["resources"]["limits"] == {"cpu": "3", "memory": "8Gi"}
     assert container["args"][-3:] == ["prefect", "flow-run", "execute"] or "flow-run" in " ".join(container["args"])
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    template = volumes["workspaces"]["ephemeral"]["volumeClaimTemplate"]
+    assert template["spec"]["resources"]["requests"] == {"storage": "7Gi"}
+    assert "emptyDir" in volumes["corpora"]
+    assert own in _made(overlay, corpora=own).job_manifest["spec"]["template"]["spec"]["volumes"]
     assert job["metadata"]["namespace"] == "affect"
     # The network policies go by it.
     assert job["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"] == "flow-run"
