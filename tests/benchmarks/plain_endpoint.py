@@ -1,4 +1,4 @@
-"""The peer that most people would write: FastAPI and uvicorn around the model, a request at a time in a thread.
+"""The peer that most people would write: FastAPI and uvicorn around the eager model, a request at a time in a thread.
 
 `python -m tests.benchmarks.plain_endpoint BUNDLE PORT` serves it on the loopback address.
 """
@@ -20,7 +20,7 @@ from serving.runtime import Runtime
 
 def create_app(bundle: Path) -> FastAPI:
     """Two routes, for a recording and for features, that do all in this process."""
-    runtime = Runtime(bundle)
+    runtime = Runtime(bundle, step_by_step=True)
     runtime.warmup()
     model = name_of(runtime.info(), release=1)
     app = FastAPI()

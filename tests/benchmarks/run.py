@@ -8,17 +8,21 @@ import os
 import pkgutil
 import platform as host
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from components.storage import write_atomically
 from tests import benchmarks
 
 Tell = Callable[[str], None]
+# Of values in one panel, largest over smallest, from which on the small ones would not be seen.
+_WIDE_RANGE = 30
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,18 @@ class Result:
 
 def runs_of(values: Sequence[float]) -> Runs:
     return Runs(min(values), statistics.median(values), max(values))
+
+
+def in_turn(variants: dict[str, Callable[[], object]], num_rounds: int) -> dict[str, list[float]]:
+    """Seconds of each variant, round by round, after one that does not count."""
+    times_s: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(num_rounds + 1):
+        for name, call in variants.items():
+            begin_s = time.perf_counter()
+            call()
+            if number:
+                times_s[name].append(time.perf_counter() - begin_s)
+    return times_s
 
 
 def names() -> list[str]:
@@ -102,16 +118,33 @@ def _machine() -> dict[str, Any]:
 
 
 def _draw(results: Sequence[Result], path: Path) -> None:
-    figure = Figure(figsize=(9, 0.8 + 0.45 * len(results)), layout="constrained")
-    axes = figure.subplots()
-    for row, result in enumerate(reversed(results)):
+    """A panel for each unit, for what is counted in different ones has no common scale."""
+    by_unit: dict[str, list[Result]] = {}
+    for result in results:
+        by_unit.setdefault(result.unit, []).append(result)
+    heights = [1.5 + len(each) for each in by_unit.values()]
+    figure = Figure(figsize=(10, 0.5 + 0.32 * sum(heights)), layout="constrained")
+    panels = figure.subplots(len(by_unit), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+    for axes, (unit, group) in zip(panels, by_unit.items(), strict=True):
+        _draw_panel(axes, unit, group[::-1])
+    figure.suptitle("line: interval or range of runs; red: aim")
+    figure.savefig(path, dpi=110)
+
+
+def _draw_panel(axes: Axes, unit: str, group: Sequence[Result]) -> None:
+    for row, result in enumerate(group):
         low = result.runs.min if result.low is None else result.low
         high = result.runs.max if result.high is None else result.high
         axes.barh(row, result.value, color="#4878a8", height=0.6)
         axes.plot([low, high], [row, row], color="black", linewidth=1.5)
         if result.aim is not None:
             axes.plot([result.aim, result.aim], [row - 0.4, row + 0.4], color="#c03030", linewidth=2)
-    axes.set_yticks(range(len(results)), [result.name for result in reversed(results)])
-    axes.axvline(0, color="black", linewidth=0.6)
-    axes.set_title("line: interval or range of runs; red: aim")
-    figure.savefig(path, dpi=110)
+        axes.text(max(high, result.value, result.aim or 0), row, f"  {result.value:.3g}", va="center", fontsize=8)
+    values = [result.value for result in group]
+    if min(values) > 0 and max(values) > _WIDE_RANGE * min(values):
+        axes.set_xscale("log")
+    else:
+        axes.axvline(0, color="black", linewidth=0.6)
+    axes.set_yticks(range(len(group)), [result.name for result in group])
+    axes.set_xlabel(unit)
+    axes.margins(x=0.12)
