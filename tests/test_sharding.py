@@ -20,14 +20,31 @@ from tests.two_workers import CASES, STOP_AT
 pytestmark = pytest.mark.slow
 
 
+# One run in a dozen or so of these trainings was ended by a fault within PyTorch or gloo, which could not be provoked
+# since. In production Ray starts such workers again.
+_MOST_STARTS = 3
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two workers have left what became of all cases."""
-    folder = tmp_path_factory.mktemp("workers")
-    _alone(middle=folder / "alone.middle")
+    for _ in range(_MOST_STARTS):
+        folder = tmp_path_factory.mktemp("workers")
+        _alone(middle=folder / "alone.middle")
+        codes, told = _two_workers(folder)
+        if min(codes) >= 0:
+            break
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(f"\nworkers ended by a signal: {codes}\n{told}")
+    assert codes == [0, 0], told
+    return folder
+
+
+def _two_workers(folder: Path) -> tuple[list[int], str]:
+    """How two workers have ended, and what they said."""
     workers = [
         subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.two_workers", str(rank), str(folder)],
+            [sys.executable, "-X", "faulthandler", "-W", "error", "-m", "tests.two_workers", str(rank), str(folder)],
             cwd=REPOSITORY,
             stderr=subprocess.PIPE,
             text=True,
@@ -39,8 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         for worker in workers:
             worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], told
-    return folder
+    return [worker.returncode for worker in workers], "\n".join(told)
 
 
 def _alone(*, state: TrainingState | None = None, middle: Path | None = None) -> TrainingState:
@@ -56,15 +72,23 @@ def _alone(*, state: TrainingState | None = None, middle: Path | None = None) ->
 
 
 def _distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    """Between all tensors of the same names, as a share of their size.
-
-    Over all together: of a weight without a slope, such as the bias of an attention's keys, the optimizer makes a full
-    step in the direction of rounding.
-    """
+    """Between all tensors of the same names, as a share of their size."""
     assert list(one) == list(other)
     assert all(type(value) is type(one[name]) and value.dtype == one[name].dtype for name, value in other.items())
     flat, its = (torch.cat([value.double().reshape(-1) for value in each.values()]) for each in (one, other))
     return float((flat - its).norm() / its.norm())
+
+
+def _sloped(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights less the biases of attentions' keys, which change no loss: Adam moves them as rounding points."""
+    kept = {}
+    for name, value in weights.items():
+        if name.endswith("query_key_value.bias"):
+            query, _, value_bias = value.chunk(3)
+            kept[name] = torch.cat([query, value_bias])
+        elif not name.endswith(("key.bias", "k_proj.bias")):
+            kept[name] = value
+    return kept
 
 
 def _moments(state: TrainingState, key: str) -> dict[str, Tensor]:
@@ -72,7 +96,7 @@ def _moments(state: TrainingState, key: str) -> dict[str, Tensor]:
 
 
 def _assert_close(one: TrainingState, other: TrainingState, tolerance: float = 1e-6) -> None:
-    assert _distance(one.weights, other.weights) < tolerance
+    assert _distance(_sloped(one.weights), _sloped(other.weights)) < tolerance
     assert one.optimizer["param_groups"] == other.optimizer["param_groups"]
     keys = list(other.optimizer["state"][0])
     assert list(one.optimizer["state"][0]) == keys
@@ -81,7 +105,7 @@ def _assert_close(one: TrainingState, other: TrainingState, tolerance: float = 1
     for name in ("step", "epoch", "batch", "best_epoch", "finished"):
         assert getattr(one, name) == getattr(other, name), name
     if other.best_weights:
-        assert _distance(one.best_weights, other.best_weights) < tolerance
+        assert _distance(_sloped(one.best_weights), _sloped(other.best_weights)) < tolerance
     for row, its in zip(one.history, other.history, strict=True):
         assert row.loss == pytest.approx(its.loss, rel=10 * tolerance)
         assert row.score == its.score
