@@ -189,6 +189,8 @@ def _work(config: dict[str, _Part | Parcel]) -> Exception | Cost:
     torch.use_deterministic_algorithms(True, warn_only=True)
     machine.prepare(job.model)
     device = ray.train.torch.get_device()
+    if group.rank == 0:
+        machine.warn_of_slow(job.settings.precision, device)
     saving = _Saving(part, group, device)
     try:
         fit(

@@ -6,6 +6,7 @@ Both settings are of the whole process and change no result beyond the order of 
 from __future__ import annotations
 
 import ctypes
+import logging
 import platform
 from typing import Final
 
@@ -24,12 +25,28 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _MOST: Final = 2**31 - 1
 _TOP_PAD_BYTES: Final = 2**28
 
+_log = logging.getLogger(__name__)
+
 
 def prepare(model: nn.Module) -> None:
     """Choose the faster exact float32 product for a model, and keep memory that was freed for the next step."""
     if max((each.numel() for each in model.parameters() if each.ndim > 1), default=0) >= _WORTH_IT:
         _choose_product()
     _keep_memory()
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies matrices of bfloat16 itself; others take several times as long for them."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def warn_of_slow(precision: str, device: torch.device) -> None:
+    """Tell the log of a precision that this machine has no unit for."""
+    if precision == "bfloat16" and device.type == "cpu" and not has_bfloat16():
+        _log.warning(
+            "precision: this processor has no unit for bfloat16 and takes several times as long as in float32: "
+            "set precision to float32"
+        )
 
 
 def _choose_product() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 import torch
 from torch import nn
 
@@ -24,6 +25,22 @@ def test_a_small_model_keeps_the_products_that_it_had() -> None:
     before = torch.get_float32_matmul_precision()
     machine.prepare(nn.Linear(10, 10))
     assert torch.get_float32_matmul_precision() == before
+
+
+def test_bfloat16_without_a_unit_for_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(machine, "has_bfloat16", lambda: False)
+    machine.warn_of_slow("float32", cpu)
+    machine.warn_of_slow("bfloat16", gpu)
+    assert not caplog.messages
+    machine.warn_of_slow("bfloat16", cpu)
+    assert "set precision to float32" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(machine, "has_bfloat16", lambda: True)
+    machine.warn_of_slow("bfloat16", cpu)
+    assert not caplog.messages
 
 
 def test_memory_that_was_freed_is_not_fetched_from_the_system_again() -> None:

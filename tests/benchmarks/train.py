@@ -77,10 +77,12 @@ def _against_the_usual(name: str, sizes: Sizes, lengths: str, aim: float, tell: 
     clips = clips_of(sizes, lengths)
     machine.prepare(model_of(sizes))
     ours = _Ours(sizes, clips)
-    quick = _Ours(sizes, clips, precision="bfloat16")
     torch.manual_seed(0)
     theirs = UsualTraining(usual(model_of(sizes), dropout=0.1), clips, batch_size=sizes.batch_size, learning_rate=_RATE)
-    times_s = _in_turn({"float32": ours.epoch, "bfloat16": quick.epoch, "usual": theirs.epoch}, tell, name)
+    variants: dict[str, Callable[[], object]] = {"float32": ours.epoch, "usual": theirs.epoch}
+    if machine.has_bfloat16():
+        variants["bfloat16"] = _Ours(sizes, clips, precision="bfloat16").epoch
+    times_s = _in_turn(variants, tell, name)
     how = (
         f"{sizes.system}, width {sizes.options.get('width')}, {sizes.options.get('num_layers')} layers, batches of "
         f"{sizes.batch_size}, {lengths} lengths up to {sizes.most_steps}, random values, {_NUM_ROUNDS} rounds in turn"
@@ -90,7 +92,7 @@ def _against_the_usual(name: str, sizes: Sizes, lengths: str, aim: float, tell: 
 
 def _ratios(name: str, times_s: dict[str, list[float]], num_clips: int, aim: float, how: str) -> list[Result]:
     found = []
-    for precision in ("float32", "bfloat16"):
+    for precision in [each for each in ("float32", "bfloat16") if each in times_s]:
         ratios = [other / own for own, other in zip(times_s[precision], times_s["usual"], strict=True)]
         ratio = statistics.median(ratios)
         asked = aim if precision == "float32" else None
