@@ -248,9 +248,10 @@ def plan_epoch(costs_N: NDArray[np.int64], *, batch_size: int, seed: int, epoch:
     random = np.random.Generator(np.random.Philox([seed, epoch]))
     order_N = random.permutation(num_clips)
     window = batch_size * int(np.clip(num_clips // (4 * batch_size), *_BATCHES_PER_WINDOW))
-    windows = [order_N[start : start + window] for start in range(0, num_clips, window)]
-    sorted_N = np.concatenate([clips[np.argsort(costs_N[clips], kind="stable")] for clips in windows])
-    batches = np.array_split(sorted_N, -(-num_clips // batch_size))
+    for start in range(0, num_clips, window):
+        clips = order_N[start : start + window]
+        clips[:] = clips[np.argsort(costs_N[clips], kind="stable")]
+    batches = np.array_split(order_N, -(-num_clips // batch_size))
     return [batches[position] for position in random.permutation(len(batches))]
 
 

@@ -123,9 +123,11 @@ class ShardSet:
                 )
         self.clip_ids: Sequence[str] = _Names([shard.batch.column("clip_id") for shard in self._shards])
         self.speaker_ids: Sequence[str] = _Names([shard.batch.column("speaker_id") for shard in self._shards])
-        steps = [shard.num_steps_N3() for shard in self._shards]
-        self.num_steps_N3: NDArray[np.int32] = np.concatenate([np.zeros((0, 3), np.int32), *steps])
-        self._ends = np.cumsum([len(each) for each in steps])
+        # Filled shard by shard: of a million clips, parts to be joined would double what a process takes for good.
+        self._ends = np.cumsum([shard.batch.num_rows for shard in self._shards])
+        self.num_steps_N3 = np.empty((sum(shard.batch.num_rows for shard in self._shards), 3), np.int32)
+        for shard, last in zip(self._shards, self._ends, strict=True):
+            shard.count_steps(self.num_steps_N3[last - shard.batch.num_rows : last])
         self.labels_NC = _labels(self._shards)
 
     def __len__(self) -> int:
@@ -209,8 +211,9 @@ class _Shard:
         self.video_TF = video.values.to_numpy(zero_copy_only=True).reshape(-1, self.widths[1])
         self.word_ids_T = words.to_numpy(zero_copy_only=True)
 
-    def num_steps_N3(self) -> NDArray[np.int32]:
-        return np.stack([np.diff(ends) for ends in self.offsets], 1).astype(np.int32)
+    def count_steps(self, out_N3: NDArray[np.int32]) -> None:
+        for modality, ends in enumerate(self.offsets):
+            np.subtract(ends[1:], ends[:-1], out=out_N3[:, modality], casting="unsafe")
 
     def features(self, row: int) -> ClipFeatures:
         audio, video, words = (slice(ends[row], ends[row + 1]) for ends in self.offsets)
@@ -271,11 +274,19 @@ def _ragged(num_steps: Sequence[int], values: pa.Array | NDArray[np.generic]) ->
 
 def _labels(shards: Sequence[_Shard]) -> NDArray[np.float32]:
     columns = [shard.batch.column("label_values") for shard in shards]
-    counts_N = np.concatenate([np.zeros(0, np.int64), *(np.diff(column.offsets.to_numpy()) for column in columns)])
+    counts_N = np.empty(sum(map(len, columns)), np.int32)
+    first = 0
+    for column in columns:
+        ends = column.offsets.to_numpy()
+        np.subtract(ends[1:], ends[:-1], out=counts_N[first : first + len(column)], casting="unsafe")
+        first += len(column)
     counts = sorted({int(count) for count in np.unique(counts_N)} - {0})
     if len(counts) > 1:
         raise ValueError(f"{shards[0].path.parent}: clips with {counts} labels: run `dvc repro features`")
     labels_NC = np.full((len(counts_N), max(counts, default=0)), np.nan, np.float32)
-    values = [column.flatten().to_numpy() for column in columns]
-    labels_NC[counts_N > 0] = np.concatenate([np.zeros(0, np.float32), *values]).reshape(-1, labels_NC.shape[1] or 1)
+    first = 0
+    for column in columns:
+        here_N = slice(first, first + len(column))
+        labels_NC[here_N][counts_N[here_N] > 0] = column.flatten().to_numpy().reshape(-1, labels_NC.shape[1] or 1)
+        first += len(column)
     return labels_NC

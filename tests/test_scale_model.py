@@ -27,7 +27,8 @@ MACHINES = Machines(
 
 def test_one_epoch_by_hand() -> None:
     epoch = epoch_of(WORK, MACHINES)
-    assert epoch.compute_s == pytest.approx(250 * 0.1 + 10 * 0.01)
+    assert epoch.compute_s == pytest.approx(250 * 0.1)
+    assert epoch.launch_s == pytest.approx(10 * 0.01)
     assert epoch.loader_s == pytest.approx(250 / 50)
     assert epoch.store_s == pytest.approx(1e7 / 8e5)
     assert epoch.all_reduce_s == pytest.approx(10 * 1.5 * 4e6 / 1e7)
@@ -35,7 +36,7 @@ def test_one_epoch_by_hand() -> None:
     assert epoch.extraction_s == pytest.approx(1000 * 2 / 20)
     assert epoch.total_s == pytest.approx(25.1 + 6 + 2)
     assert epoch.gpu_hours == pytest.approx(33.1 * 4 / 3600)
-    assert epoch.busy == pytest.approx(25.1 / 33.1)
+    assert epoch.busy == pytest.approx(25 / 33.1)
     assert epoch.limit == "compute"
 
 
@@ -55,3 +56,10 @@ def test_a_slow_store_is_the_limit_however_many_gpus_there_are() -> None:
 
 def test_a_hundred_times_the_clips_take_a_hundred_times_as_long() -> None:
     assert epoch_of(grown(WORK, 100), MACHINES).total_s == pytest.approx(100 * epoch_of(WORK, MACHINES).total_s)
+
+
+def test_more_gpus_for_the_same_updates_leave_their_fixed_cost() -> None:
+    many = epoch_of(WORK, replace(MACHINES, num_gpus=4000, network_bytes_s=1e12, store_bytes_s=1e12))
+    assert many.limit == "checkpoint"
+    assert many.launch_s == epoch_of(WORK, MACHINES).launch_s
+    assert epoch_of(WORK, replace(MACHINES, step_s=1e4)).limit == "launch"

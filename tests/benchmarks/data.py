@@ -186,7 +186,7 @@ def _memory(tell: Tell) -> list[Result]:
     found: dict[int, dict[str, float]] = {}
     for num_clips in (_FEW, _MANY):
         with tempfile.TemporaryDirectory(prefix="affect-") as folder:
-            _write_many(Path(folder), num_clips)
+            write_many(Path(folder), num_clips)
             found[num_clips] = run("read", folder)
         tell(f"memory: {num_clips:,} clips, {found[num_clips]['own_mb']:.0f} MB, {found[num_clips]['rate_hz']:.0f}/s")
     few, many = found[_FEW], found[_MANY]
@@ -202,7 +202,8 @@ def _memory(tell: Tell) -> list[Result]:
     return [*results, Result("data.1m.rate_hz", rate_hz, "clips/s", "higher", None, runs_of([rate_hz]), how)]
 
 
-def _write_many(folder: Path, num_clips: int, clips_a_shard: int = 5_000) -> None:
+def write_many(folder: Path, num_clips: int, clips_a_shard: int = 5_000) -> None:
+    """Shards of that many clips of a few small steps."""
     random = np.random.default_rng(0)
     clip = ClipFeatures(
         random.normal(size=(4, 8)).astype(np.float16),

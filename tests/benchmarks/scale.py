@@ -9,9 +9,11 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -26,7 +28,8 @@ from components.objectives import Objective
 from components.objectives_audiovisual import JointMaskedModelling
 from components.predictor import LoadedClips
 from components.training import FitSettings, TrainingState, fit
-from tests.benchmarks.data import GRID, describe
+from tests.benchmarks.data import GRID, describe, write_many
+from tests.benchmarks.data_process import run
 from tests.benchmarks.run import Result, runs_of
 from tests.benchmarks.scale_model import Epoch, Machines, Work, epoch_of, grown
 from tests.benchmarks.train import needed_flops
@@ -35,7 +38,9 @@ from tests.conftest import REPOSITORY
 
 # 1,092,009 clips of 7.8 s on average, 5 steps a second.
 _VOXCELEB2: Final = 1_092_009
+_MEAN_S: Final = 7.8
 _MEAN_STEPS: Final = 39
+_GRID_CLIP_S: Final = 3.0
 _SIZES: Final = Sizes("audiovisual", {}, (100, 100, 0), batch_size=16, num_batches=1)
 _GPUS: Final = (1, 8, 64, 512)
 _ASSUMED: Final = Machines(
@@ -65,6 +70,7 @@ def measure(tell: Tell) -> list[Result]:
         *_growth("steps", [_step(steps=steps) for steps in (50, 100, 200, 400)], (50, 100, 200, 400), tell),
         *_growth("batch", [_step(batch_size=size) for size in (8, 16, 32)], (8, 16, 32), tell),
         *_all_reduce(tell),
+        *_opening(tell),
     ]
     clips = clips_of(replace(_SIZES, most_steps=(_MEAN_STEPS, _MEAN_STEPS, 0)), "full")
     sizes = replace(_SIZES, most_steps=(_MEAN_STEPS, _MEAN_STEPS, 0))
@@ -75,13 +81,18 @@ def measure(tell: Tell) -> list[Result]:
         num_clips=_VOXCELEB2,
         flops_per_clip=needed_flops(model, clips, sizes) / sizes.batch_size,
         bytes_per_clip=2 * _MEAN_STEPS * (512 + 17),
-        extraction_s=_extraction_s(),
+        extraction_s=_MEAN_S * (extraction_share := _extraction_share()),
         num_weights=num_weights,
         global_batch=0,
     )
     results += [
         _one("scale.clip.gflop", work.flops_per_clip / 1e9, "GFLOP", "tran2022_base, 39 steps, forward and backward"),
-        _one("scale.clip.extraction_s", work.extraction_s, "s", "a clip of GRID, 3 s: sound, faces, features"),
+        _one(
+            "scale.extraction_share",
+            extraction_share,
+            "",
+            "processor time of sound, faces and features by length, GRID",
+        ),
         _one("scale.loader_hz", loader_hz := _loader_hz(clips), "clips/s", "of 39 steps, one processor, page cache"),
         _one("scale.state_mb", len(pack(state)) / 1e6, "MB", "weights of tran2022_base as a state, without moments"),
     ]
@@ -97,8 +108,9 @@ def measure(tell: Tell) -> list[Result]:
 def _told(epoch: Epoch, times: int, tell: Tell) -> list[Result]:
     name = f"scale.voxceleb2{'' if times == 1 else f'_x{times}'}.gpus_{epoch.num_gpus}"
     tell(
-        f"{name}: {epoch.total_s:.0f} s an epoch, {epoch.gpu_hours:.2f} GPU hours, busy {epoch.busy:.0%}, limit "
-        f"{epoch.limit}, features {epoch.extraction_s / 3600:.1f} h before"
+        f"{name}: {epoch.total_s:.0f} s an epoch (compute {epoch.compute_s:.1f}, launch {epoch.launch_s:.1f}, loader "
+        f"{epoch.loader_s:.1f}, store {epoch.store_s:.1f}, all-reduce {epoch.all_reduce_s:.2f}, checkpoint "
+        f"{epoch.checkpoint_s:.2f}), {epoch.gpu_hours:.2f} GPU hours, features {epoch.extraction_s / 3600:.1f} h before"
     )
     how = (
         f"simulated from measured and assumed costs; most is {epoch.limit}; features before: {epoch.extraction_s:.0f} s"
@@ -143,12 +155,36 @@ def _loader_hz(clips: LoadedClips) -> float:
     return num_done / (time.perf_counter() - begin_s)
 
 
-def _extraction_s() -> float:
+def _extraction_share() -> float:
+    """Processor seconds that the features of a second of film take."""
     paths = sorted(GRID.glob("*.mpg"))
+    describe(paths[0])
     begin_s = time.process_time()
     for path in paths:
         describe(path)
-    return (time.process_time() - begin_s) / max(1, len(paths))
+    return (time.process_time() - begin_s) / (_GRID_CLIP_S * len(paths))
+
+
+def _opening(tell: Tell) -> list[Result]:
+    """Seconds until the first batch can be read, and memory, by the number of clips."""
+    counts, found = (10_000, 100_000, 1_000_000), []
+    for count in counts:
+        with tempfile.TemporaryDirectory(prefix="affect-") as folder:
+            write_many(Path(folder), count)
+            found.append(run("read", folder))
+    told = ", ".join(
+        f"{count:,}: {each['start_s']:.3f} s, {each['own_mb']:.0f} MB"
+        for count, each in zip(counts, found, strict=True)
+    )
+    tell(f"clips: {told}")
+    grown_mb = (found[-1]["own_mb"] - found[0]["own_mb"]) / (counts[-1] - counts[0]) * 1e6
+    starts_s = [each["start_s"] for each in found]
+    exponent = float(np.polyfit(np.log(counts[1:]), np.log(starts_s[1:]), 1)[0])
+    how = f"opening shards of small features and planning an epoch; {told}"
+    return [
+        _one("scale.clips.exponent", exponent, "", how),
+        _one("scale.clips.mb_per_million", grown_mb, "MB", how),
+    ]
 
 
 def _all_reduce(tell: Tell) -> list[Result]:

@@ -58,9 +58,13 @@ class Machines:
 
 @dataclass(frozen=True)
 class Epoch:
-    """Seconds of one epoch, by what they are for, and of making the features before the first."""
+    """Seconds of one epoch, by what they are for, and of making the features before the first.
+
+    `launch_s` is the fixed cost of its updates, whatever the clips in them.
+    """
 
     compute_s: float
+    launch_s: float
     loader_s: float
     store_s: float
     all_reduce_s: float
@@ -71,7 +75,7 @@ class Epoch:
     @property
     def total_s(self) -> float:
         """Of the epoch: what overlaps counts once."""
-        return max(self.compute_s, self.loader_s, self.store_s) + self.all_reduce_s + self.checkpoint_s
+        return max(self.compute_s + self.launch_s, self.loader_s, self.store_s) + self.all_reduce_s + self.checkpoint_s
 
     @property
     def gpu_hours(self) -> float:
@@ -87,6 +91,7 @@ class Epoch:
         """What would have to be faster first."""
         parts = {
             "compute": self.compute_s,
+            "launch": self.launch_s,
             "loader": self.loader_s,
             "store": self.store_s,
             "all-reduce": self.all_reduce_s,
@@ -109,7 +114,8 @@ def epoch_of(work: Work, machines: Machines) -> Epoch:
     checkpoint_s = 3 * gradient_bytes / machines.copy_bytes_s
     store = min(machines.store_bytes_s, num_nodes * machines.node_bytes_s)
     return Epoch(
-        compute_s=per_gpu * work.flops_per_clip / machines.flops + num_steps * machines.step_s,
+        compute_s=per_gpu * work.flops_per_clip / machines.flops,
+        launch_s=num_steps * machines.step_s,
         loader_s=per_gpu / (machines.cores_per_gpu * machines.clips_per_core_hz),
         store_s=work.num_clips * work.bytes_per_clip / store,
         all_reduce_s=num_steps * all_reduce_s,
