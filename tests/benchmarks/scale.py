@@ -26,7 +26,6 @@ from components.masking import Moment
 from components.masking_joint import fill_bank
 from components.objectives import Objective
 from components.objectives_audiovisual import JointMaskedModelling
-from components.predictor import LoadedClips
 from components.training import FitSettings, TrainingState, fit
 from tests.benchmarks.data import GRID, describe, write_many
 from tests.benchmarks.data_process import run
@@ -43,6 +42,14 @@ _MEAN_STEPS: Final = 39
 _GRID_CLIP_S: Final = 3.0
 _SIZES: Final = Sizes("audiovisual", {}, (100, 100, 0), batch_size=16, num_batches=1)
 _GPUS: Final = (1, 8, 64, 512)
+_SYSTEMS: Final[dict[str, dict[str, object]]] = {
+    "tran2022_base": {},
+    "tran2022_large": {"width": 384, "num_heads": 12, "num_layers": 8},
+}
+# Clips a GPU, and of an update in all at most; and many more a GPU, which nobody has tried.
+_AUTHORS_BATCH: Final = 64
+_MOST_AN_UPDATE: Final = 4096
+_MANY_CLIPS: Final = 1024
 _ASSUMED: Final = Machines(
     num_gpus=1,
     # 0.4 of an H200's 989 TFLOP/s in bfloat16: what is aimed at, not what was measured.
@@ -72,53 +79,59 @@ def measure(tell: Tell) -> list[Result]:
         *_all_reduce(tell),
         *_opening(tell),
     ]
-    clips = clips_of(replace(_SIZES, most_steps=(_MEAN_STEPS, _MEAN_STEPS, 0)), "full")
-    sizes = replace(_SIZES, most_steps=(_MEAN_STEPS, _MEAN_STEPS, 0))
-    model = model_of(sizes)
-    num_weights = sum(each.numel() for each in model.parameters() if each.requires_grad)
-    state = TrainingState(0, 0, 0, dict(model.state_dict()), {}, [], [])
-    work = Work(
-        num_clips=_VOXCELEB2,
-        flops_per_clip=needed_flops(model, clips, sizes) / sizes.batch_size,
-        bytes_per_clip=2 * _MEAN_STEPS * (512 + 17),
-        extraction_s=_MEAN_S * (extraction_share := _extraction_share()),
-        num_weights=num_weights,
-        global_batch=0,
-    )
     results += [
-        _one("scale.clip.gflop", work.flops_per_clip / 1e9, "GFLOP", "tran2022_base, 39 steps, forward and backward"),
         _one(
             "scale.extraction_share",
-            extraction_share,
+            share := _extraction_share(),
             "",
-            "processor time of sound, faces and features by length, GRID",
+            "processor time of features over length, GRID",
         ),
-        _one("scale.loader_hz", loader_hz := _loader_hz(clips), "clips/s", "of 39 steps, one processor, page cache"),
-        _one("scale.state_mb", len(pack(state)) / 1e6, "MB", "weights of tran2022_base as a state, without moments"),
+        _one("scale.loader_hz", loader_hz := _loader_hz(), "clips/s", "of 39 steps, one processor, page cache"),
     ]
-    for times in (1, 100):
-        for num_gpus in _GPUS:
-            # As the authors' batch on one GPU, and no more than 4,096 clips an update.
-            machines = replace(_ASSUMED, num_gpus=num_gpus, clips_per_core_hz=loader_hz)
-            asked = replace(grown(work, times), global_batch=min(64 * num_gpus, 4096))
-            results += _told(epoch_of(asked, machines), times, tell)
+    machines = replace(_ASSUMED, clips_per_core_hz=loader_hz)
+    for system, options in _SYSTEMS.items():
+        work, costs = _work(system, options, extraction_s=_MEAN_S * share)
+        results += costs
+        for times in (1, 100):
+            for num_gpus in _GPUS:
+                for batch in sorted({min(_AUTHORS_BATCH * num_gpus, _MOST_AN_UPDATE), _MANY_CLIPS * num_gpus}):
+                    asked = replace(grown(work, times), global_batch=batch)
+                    name = f"scale.{system}{'' if times == 1 else f'.x{times}'}.gpus_{num_gpus}.batch_{batch}"
+                    results.append(_told(name, epoch_of(asked, replace(machines, num_gpus=num_gpus)), tell))
     return results
 
 
-def _told(epoch: Epoch, times: int, tell: Tell) -> list[Result]:
-    name = f"scale.voxceleb2{'' if times == 1 else f'_x{times}'}.gpus_{epoch.num_gpus}"
-    tell(
-        f"{name}: {epoch.total_s:.0f} s an epoch (compute {epoch.compute_s:.1f}, launch {epoch.launch_s:.1f}, loader "
-        f"{epoch.loader_s:.1f}, store {epoch.store_s:.1f}, all-reduce {epoch.all_reduce_s:.2f}, checkpoint "
-        f"{epoch.checkpoint_s:.2f}), {epoch.gpu_hours:.2f} GPU hours, features {epoch.extraction_s / 3600:.1f} h before"
+def _work(system: str, options: dict[str, object], *, extraction_s: float) -> tuple[Work, list[Result]]:
+    """An epoch of VoxCeleb2 through a model, and what of it was measured."""
+    sizes = _mean_sizes(options)
+    model = model_of(sizes)
+    state = TrainingState(0, 0, 0, dict(model.state_dict()), {}, [], [])
+    work = Work(
+        num_clips=_VOXCELEB2,
+        flops_per_clip=needed_flops(model, clips_of(sizes, "full"), sizes) / sizes.batch_size,
+        bytes_per_clip=2 * _MEAN_STEPS * (512 + 17),
+        extraction_s=extraction_s,
+        num_weights=sum(each.numel() for each in model.parameters() if each.requires_grad),
+        global_batch=0,
     )
-    how = (
-        f"simulated from measured and assumed costs; most is {epoch.limit}; features before: {epoch.extraction_s:.0f} s"
-    )
-    return [
-        _one(f"{name}.epoch_s", epoch.total_s, "s", how),
-        _one(f"{name}.gpu_hours", epoch.gpu_hours, "h", how),
+    return work, [
+        _one(f"scale.{system}.gflop", work.flops_per_clip / 1e9, "GFLOP", "a clip of 39 steps, forward and backward"),
+        _one(f"scale.{system}.state_mb", len(pack(state)) / 1e6, "MB", "weights as a state, without moments"),
     ]
+
+
+def _mean_sizes(options: dict[str, object]) -> Sizes:
+    return replace(_SIZES, options=options, most_steps=(_MEAN_STEPS, _MEAN_STEPS, 0))
+
+
+def _told(name: str, epoch: Epoch, tell: Tell) -> Result:
+    how = (
+        f"simulated from measured and assumed costs, in s: compute {epoch.compute_s:.1f}, launch {epoch.launch_s:.1f}, "
+        f"loader {epoch.loader_s:.2f}, store {epoch.store_s:.1f}, all-reduce {epoch.all_reduce_s:.2f}, checkpoint "
+        f"{epoch.checkpoint_s:.2f}; {epoch.gpu_hours:.2f} GPU hours; features {epoch.extraction_s / 3600:.2f} h before"
+    )
+    tell(f"{name}: {epoch.total_s:.0f} s, limit {epoch.limit}; {how}")
+    return _one(f"{name}.epoch_s", epoch.total_s, "s", how)
 
 
 def _growth(name: str, times_s: Sequence[float], sizes: Sequence[int], tell: Tell) -> list[Result]:
@@ -148,7 +161,8 @@ def _step(*, width: int = 240, steps: int = 100, batch_size: int = 16) -> float:
     return statistics.median(times_s[1:])
 
 
-def _loader_hz(clips: LoadedClips) -> float:
+def _loader_hz() -> float:
+    clips = clips_of(_mean_sizes({}), "full")
     num_done, begin_s = 0, time.perf_counter()
     while time.perf_counter() - begin_s < 2:
         num_done += len(collate(clips, range(len(clips))).index_B)
