@@ -143,11 +143,11 @@ def test_the_tool_that_writes_the_bill_is_locked_and_not_in_the_image() -> None:
 
 
 def _is_ignored(path: str) -> bool:
-    """By the rules of .containerignore: the last one that matches a path or a folder of it counts."""
+    """By the rules of .dockerignore: the last one that matches a path or a folder of it counts."""
     ignored = False
     parts = Path(path).parts
     prefixes = ["/".join(parts[: number + 1]) for number in range(len(parts))]
-    for line in (REPOSITORY / ".containerignore").read_text(encoding="utf-8").splitlines():
+    for line in (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines():
         pattern = line.removeprefix("!")
         if line and not line.startswith("#") and any(_matches(prefix, pattern) for prefix in prefixes):
             ignored = not line.startswith("!")
@@ -174,10 +174,6 @@ def test_what_is_copied_is_sent_to_the_build_and_nothing_else_is() -> None:
         assert any(each == source or each.startswith(f"{source}/") for each in sent), source
     for unwanted in (".venv/bin/python", ".affect/store/x", "build/bundle/x", ".git/HEAD", "flows/__pycache__/cli.pyc"):
         assert _is_ignored(unwanted), unwanted
-
-
-def test_docker_reads_the_same_ignore_file() -> None:
-    assert (REPOSITORY / ".dockerignore").resolve() == REPOSITORY / ".containerignore"
 
 
 def test_what_the_manifests_start_is_in_the_image() -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.answers import Judge
-from components.batches import ClipSource
+from components.batches import Batch, ClipSource
 from components.features import ClipFeatures
-from components.masking import AugmentSettings, MaskSettings
-from components.objectives import Classification, MaskedModelling, Objective
+from components.masking import AugmentSettings, MaskSettings, Moment
+from components.objectives import Classification, MaskedModelling, Objective, Terms
 from components.objectives_labels import Concordance, MultiLabel
 from components.sharding import Alone
 from components.task import Task
@@ -107,6 +108,56 @@ def test_a_resumed_training_equals_an_uninterrupted_one(objective: Objective, st
     resumed = _train(objective, validation=validation, state=kept[0])
     assert resumed.finished
     assert _equal(resumed, whole)
+
+
+class _Watched:
+    """An objective that remembers the clips of each step."""
+
+    names, weights = LABELS.names, LABELS.weights
+
+    def __init__(self) -> None:
+        self.steps: list[set[int]] = []
+
+    def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> Terms:
+        self.steps.append(set(batch.index_B.tolist()))
+        return LABELS(model, batch, moment)
+
+
+def _clips_of_steps(
+    num_workers: int, *, state: TrainingState | None = None, stop_at: int | None = None
+) -> tuple[list[set[int]], TrainingState]:
+    """What workers that are threads train on together, step by step, until one step; and the state there."""
+    meeting, kept = _Meeting(num_workers), {}
+    watched = [_Watched() for _ in range(num_workers)]
+
+    def work(rank: int) -> None:
+        def keep(reached: TrainingState) -> None:
+            kept[rank] = copy.deepcopy(reached)
+            if reached.step == stop_at:
+                raise Stop
+
+        settings, group = replace(SHORT, num_epochs=2, checkpoint_every_steps=1), _Member(meeting, rank)
+        with suppress(Stop):
+            own = copy.deepcopy(state)
+            fit(toy_model(), ToyClips(), watched[rank], settings, group=group, state=own, on_checkpoint=keep)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(num_workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    parts = list(zip(*(each.steps for each in watched), strict=True))
+    assert all(sum(map(len, step)) == len(set.union(*step)) for step in parts), "two workers took the same clip"
+    return [set.union(*step) for step in parts], kept[0]
+
+
+@pytest.mark.parametrize(("stop_at", "before", "after"), [(1, 1, 3), (4, 3, 2), (5, 2, 1)])
+def test_with_other_workers_it_goes_on_with_the_same_clips(stop_at: int, before: int, after: int) -> None:
+    planned, _ = _clips_of_steps(1)
+    first, state = _clips_of_steps(before, stop_at=stop_at)
+    rest, last = _clips_of_steps(after, state=state)
+    assert first + rest == planned
+    assert last.finished
 
 
 def test_two_workers_make_the_update_of_one() -> None:
