@@ -14,7 +14,6 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
-from components import models
 from components.batches import ClipSource, collate
 from components.masking import AugmentSettings, MaskSettings, Moment
 from components.masking_joint import JointMaskSettings, fill_bank
@@ -57,31 +56,13 @@ def _trimodal() -> tuple[PreTrainedModel, ClipSource, Objective]:
 
 def _audiovisual() -> tuple[PreTrainedModel, ClipSource, Objective]:
     clips = toy_pairs.paired_clips(16)
-    model = models.build(
-        "audiovisual",
-        audio_features=toy_pairs.AUDIO_FEATURES,
-        video_features=toy_pairs.VIDEO_FEATURES,
-        num_classes=2,
-        width=16,
-        num_heads=2,
-        num_layers=3,
-        cross_attention_dropout=0.1,
-    )
+    model = toy_pairs.audiovisual_model(num_layers=3, cross_attention_dropout=0.1)
     return model, clips, JointMaskedModelling(fill_bank(clips, seed=0), JointMaskSettings(0.1, 3))
 
 
 def _speech_text() -> tuple[PreTrainedModel, ClipSource, Objective]:
-    model = models.build(
-        "speech_text",
-        audio_architecture={**toy_pairs.SMALL_SPEECH, "layerdrop": 0.2},
-        text_architecture=toy_pairs.SMALL_WORDS,
-        vocabulary_size=toy_pairs.WORDS,
-        audio_features=1,
-        num_classes=2,
-        width=16,
-        num_heads=2,
-        dropout=0.3,
-    )
+    speech = {**toy_pairs.SMALL_SPEECH, "layerdrop": 0.2}
+    model = toy_pairs.speech_text_model(audio_architecture=speech, dropout=0.3)
     return model, toy_pairs.waves_and_words(16), Classification(AugmentSettings(0.2, 0.2), 0.1)
 
 

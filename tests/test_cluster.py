@@ -11,7 +11,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -24,7 +23,7 @@ from components.masking import MaskSettings
 from components.objectives import MaskedModelling
 from components.storage import Storage
 from components.training import FitSettings, NonFiniteLoss, TrainingState, fit
-from tests.toy_clips import SlowClips, ToyClips, toy_model
+from tests.toy_clips import BrokenClips, SlowClips, ToyClips, toy_model
 
 SETTINGS = FitSettings(num_epochs=2, batch_size=8, learning_rate=3e-3, seed=1, checkpoint_every_steps=2)
 MASKED = MaskedModelling(MaskSettings(0.3, 2, 0.3))
@@ -105,14 +104,6 @@ def test_a_killed_worker_changes_nothing(store: Path, tmp_path: Path, monkeypatc
     assert interrupted.history == whole.history
 
 
-class _Broken(ToyClips):
-    """Clips of which one holds no numbers."""
-
-    def features(self, index: int) -> ClipFeatures:
-        clip = super().features(index)
-        return ClipFeatures(clip.audio_TF * np.float16(np.nan), clip.video_TF, clip.word_ids_T) if index == 7 else clip
-
-
 class _NoRoom(ToyClips):
     """Clips whose reader may write no file larger than a few bytes, as on a full disk."""
 
@@ -125,7 +116,7 @@ class _NoRoom(ToyClips):
 @pytest.mark.usefixtures("ray_address", "store")
 def test_an_input_that_cannot_work_is_not_tried_again() -> None:
     with pytest.raises(NonFiniteLoss, match=r"clip007$"):
-        cluster.train(_job("broken", _Broken()))
+        cluster.train(_job("broken", BrokenClips()))
 
 
 @pytest.mark.slow

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from components.answers import Judge
 from components.batches import Batch, ClipSource
-from components.features import ClipFeatures
 from components.masking import AugmentSettings, MaskSettings, Moment
 from components.objectives import Classification, MaskedModelling, Objective, Terms
 from components.objectives_labels import Concordance, MultiLabel
 from components.sharding import Alone
 from components.task import Task
 from components.training import FitSettings, NonFiniteLoss, TrainingState, Validation, fit, predict
-from tests.toy_clips import NUM_CLASSES, ToyClips, toy_model
+from tests.toy_clips import NUM_CLASSES, BrokenClips, ToyClips, toy_model
 
 MASKED = MaskedModelling(MaskSettings(0.3, 2, 0.3))
 LABELS = Classification(AugmentSettings(0.2, 0.2), 0.1)
@@ -289,18 +288,10 @@ def test_prediction_does_not_depend_on_the_batch_and_keeps_the_order() -> None:
     assert not np.allclose(predict(model, clips, drop=["audio"]), one)
 
 
-class _Broken(ToyClips):
-    """Clips of which one holds no numbers."""
-
-    def features(self, index: int) -> ClipFeatures:
-        clip = super().features(index)
-        return ClipFeatures(clip.audio_TF * np.float16(np.nan), clip.video_TF, clip.word_ids_T) if index == 7 else clip
-
-
 def test_a_loss_that_is_no_number_stops_before_the_step_and_names_the_clip() -> None:
     model = toy_model()
     with pytest.raises(NonFiniteLoss, match=r"clip007$"):
-        fit(model, _Broken(), LABELS, SHORT)
+        fit(model, BrokenClips(), LABELS, SHORT)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 

@@ -48,6 +48,14 @@ class ToyClips:
         return self.clips[index]
 
 
+class BrokenClips(ToyClips):
+    """Clips of which one holds no numbers."""
+
+    def features(self, index: int) -> ClipFeatures:
+        clip = super().features(index)
+        return ClipFeatures(clip.audio_TF * np.float16(np.nan), clip.video_TF, clip.word_ids_T) if index == 7 else clip
+
+
 class SlowClips(ToyClips):
     """Clips that take time to read and leave their readers' process numbers in a folder."""
 

@@ -6,7 +6,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
+from components import models
 from components.features import ClipFeatures
 
 Value = TypeVar("Value")
@@ -88,3 +90,16 @@ def waves_and_words(num_clips: int = 8, *, seed: int = 0) -> ClipsInMemory:
         word_ids_T[1] = 3 + label
         clips.append(ClipFeatures(wave_S[:, None].astype(np.float16), np.zeros((0, 1), np.float16), word_ids_T))
     return ClipsInMemory(clips, np.eye(2, dtype=np.float32)[classes_N])
+
+
+def audiovisual_model(**options: Any) -> PreTrainedModel:
+    """A small audiovisual system for `paired_clips`."""
+    sizes = {"audio_features": AUDIO_FEATURES, "video_features": VIDEO_FEATURES, "num_classes": 2}
+    return models.build("audiovisual", **sizes, width=16, num_heads=2, **options)
+
+
+def speech_text_model(**options: Any) -> PreTrainedModel:
+    """A small system of speech and text for `waves_and_words`."""
+    architectures = {"audio_architecture": SMALL_SPEECH, "text_architecture": SMALL_WORDS, "vocabulary_size": WORDS}
+    sizes = {"audio_features": 1, "num_classes": 2, "width": 16, "num_heads": 2}
+    return models.build("speech_text", **{**architectures, **sizes, **options})

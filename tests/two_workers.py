@@ -9,13 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from components import models
 from components.answers import Judge
 from components.batches import ClipSource
 from components.checkpoints import pack, unpack
@@ -28,7 +26,7 @@ from components.sharding import Sharding
 from components.task import Task
 from components.training import FitSettings, NonFiniteLoss, TrainingState, Validation, fit
 from tests import toy_pairs
-from tests.toy_clips import ToyClips, toy_model
+from tests.toy_clips import BrokenClips, ToyClips, toy_model
 
 SETTINGS: Final = FitSettings(num_epochs=2, batch_size=8, learning_rate=3e-3, seed=1, checkpoint_every_steps=2)
 SHARDINGS: Final[tuple[Sharding, ...]] = ("none", "full")
@@ -55,14 +53,6 @@ class SomeSilent(ToyClips):
         return ClipFeatures(clip.audio_TF, clip.video_TF, clip.word_ids_T[:0])
 
 
-class _Broken(ToyClips):
-    """Clips of which one holds no numbers."""
-
-    def features(self, index: int) -> ClipFeatures:
-        clip = super().features(index)
-        return ClipFeatures(clip.audio_TF * np.float16(np.nan), clip.video_TF, clip.word_ids_T) if index == 7 else clip
-
-
 def matched() -> tuple[PreTrainedModel, ClipSource, Objective]:
     masks = MaskSettings(0.3, 2, 0.3, apart=True)
     return toy_model(num_layers=2), ToyClips(), MatchedModelling(masks, (1.0, 1.0, 1.0, 1.0))
@@ -73,38 +63,19 @@ def labelled() -> tuple[PreTrainedModel, ClipSource, Objective]:
 
 
 def broken() -> tuple[PreTrainedModel, ClipSource, Objective]:
-    return toy_model(), _Broken(), Classification()
+    return toy_model(), BrokenClips(), Classification()
 
 
 def paired() -> tuple[PreTrainedModel, ClipSource, Objective]:
     clips = toy_pairs.paired_clips(24)
     torch.manual_seed(0)
-    model = models.build(
-        "audiovisual",
-        audio_features=toy_pairs.AUDIO_FEATURES,
-        video_features=toy_pairs.VIDEO_FEATURES,
-        num_classes=2,
-        width=16,
-        num_heads=2,
-        num_layers=2,
-        position_on_zero_frames=True,
-    )
+    model = toy_pairs.audiovisual_model(num_layers=2, position_on_zero_frames=True)
     return model, clips, JointMaskedModelling(fill_bank(clips, seed=0), JointMaskSettings(0.1, 3))
 
 
 def spoken() -> tuple[PreTrainedModel, ClipSource, Objective]:
     torch.manual_seed(0)
-    model = models.build(
-        "speech_text",
-        audio_architecture=toy_pairs.SMALL_SPEECH,
-        text_architecture=toy_pairs.SMALL_WORDS,
-        vocabulary_size=toy_pairs.WORDS,
-        audio_features=1,
-        num_classes=2,
-        width=16,
-        num_heads=2,
-        freeze="front_end",
-    )
+    model = toy_pairs.speech_text_model(freeze="front_end")
     return model, toy_pairs.waves_and_words(24), Classification(AugmentSettings(0.2, 0.2), 0.1)
 
 

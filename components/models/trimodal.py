@@ -352,7 +352,7 @@ class TrimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
 
         In training it is made all the same, and in a recorded graph, which must hold for other clips too.
         """
-        if self.training or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        if self.training or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # torch does not export it
             return False
         return not bool(mask_BT.any())
 
