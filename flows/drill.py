@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -20,8 +21,10 @@ from uuid import UUID
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State
 
+from components import drift_samples
 from components.params import Choices, Corpus, Gates
 from components.settings import Settings
+from components.storage import Storage
 from flows import drill_world, following, laptop, processes, records, releasing, watching
 from flows.drill_world import Spoken, Traffic
 
@@ -36,8 +39,6 @@ _CHOICES: Final[dict[str, Any]] = {
     "finetune": {"num_epochs": 4, "batch_size": 16, "num_workers": 1},
 }
 _NUM_WATCHED: Final = 60
-# How long the endpoint keeps samples before it writes them, and a little more.
-_KEPT_S: Final = 65.0
 _WAIT_S: Final = 900.0
 _POLL_S: Final = 1.0
 
@@ -188,10 +189,15 @@ class _Story:
         )
 
     def _gather(self, traffic: Traffic) -> None:
-        """Wait for as many answers as the monitor looks at, and until they are in the store."""
-        wanted = traffic.num_answers + 2 * _NUM_WATCHED
-        _wait(lambda: traffic.num_answers >= wanted or bool(traffic.failures), "the callers' answers")
-        time.sleep(_KEPT_S)
+        """Wait until samples of more requests from now on than the monitor asks for are in the store."""
+        storage, release = Storage(self._here.storage_url), releasing.last_release(self._here)[1]
+        since, wanted = datetime.now(UTC), 2 * _NUM_WATCHED
+
+        def gathered() -> bool:
+            found = drift_samples.read(storage, release, since=since, until=datetime.now(UTC), max_clips=wanted)
+            return len(found) == wanted or bool(traffic.failures)
+
+        _wait(gathered, "samples of the callers' requests")
 
     def _watch(self, expected: str, *, since_s: float) -> None:
         """Let the monitor look at the last seconds, and check what it says."""
