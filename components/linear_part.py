@@ -25,8 +25,8 @@ from components.batches import Batch, ClipSource, Subset, in_order
 from components.objectives_labels import scaled
 from components.task import Kind, Task
 
-# Enough to choose a handful of strengths on; the time grows with the cube.
-_MOST_CLIPS: Final = 600
+# Enough to choose a handful of strengths on, in seconds; the time grows with the cube.
+_MOST_CLIPS: Final = 1500
 _LOG_SHARPNESS: Final = (-3.0, 4.0)
 # Of the linear part, which is as sure as it is right, and of the transformer, which has seen too few voices to be.
 # Values stay on their scale.
