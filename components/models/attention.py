@@ -13,7 +13,14 @@ from components.models.dropout import drop
 
 
 def attend(
-    query_BTD: Tensor, key_BSD: Tensor, value_BSD: Tensor, mask: Tensor, *, num_heads: int, dropout: float = 0.0
+    query_BTD: Tensor,
+    key_BSD: Tensor,
+    value_BSD: Tensor,
+    mask: Tensor,
+    *,
+    num_heads: int,
+    dropout: float = 0.0,
+    null_key_value: Tensor | None = None,
 ) -> Tensor:
     """(B, T, D): for each head scaled dot products, softmax over S, and the values mixed by it (Vaswani et al. 2017).
 
@@ -21,18 +28,42 @@ def attend(
     as long, forward and backward, as the products themselves, at the sizes of this field's models.
 
     Args:
-        mask: (B, 1, T or 1, S) what may be looked at (True); every query needs something.
+        mask: what may be looked at (True), (B, S), or (B, T, S) where queries differ; every query needs something.
         dropout: chance that a weight is left out.
+        null_key_value: (2, D) a key and a value that stand in front of every sequence, for a query that finds nothing.
     """
     query, key, value = (_heads(part, num_heads) for part in (query_BTD, key_BSD, value_BSD))
+    if null_key_value is not None:
+        null_key_D, null_value_D = null_key_value.unbind()
+        key, value = _preceded(key, null_key_D), _preceded(value, null_value_D)
+        mask = F.pad(mask, (1, 0), value=True)
+    mask_B1TS = (mask if mask.ndim == 3 else mask[:, None])[:, None]
     if query.device.type == "cpu":
-        scores_BHTS = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        scores_BHTS = scores_BHTS + torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
-        mixed = drop(scores_BHTS.softmax(dim=-1), dropout) @ value
+        mixed = drop(_scores(query, key, mask_B1TS, is_one=mask.ndim == 2).softmax(dim=-1), dropout) @ value
     else:
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_B1TS, dropout_p=dropout)
     mixed_BTD: Tensor = mixed.transpose(1, 2).flatten(2)
     return mixed_BTD
+
+
+def _scores(query: Tensor, key: Tensor, mask_B1TS: Tensor, *, is_one: bool) -> Tensor:
+    """(B, H, T, S) scaled dot products, minus infinity where the mask is False; whether it is one for all queries."""
+    batch, num_heads, _, width = query.shape
+    hidden_B1TS = torch.zeros_like(mask_B1TS, dtype=query.dtype).masked_fill(~mask_B1TS, -torch.inf)
+    if not is_one:
+        apart: Tensor = (query * width**-0.5) @ key.transpose(-1, -2)
+        return apart + hidden_B1TS
+    # Small enough to be laid out for every head, and added while the products are written.
+    hidden = hidden_B1TS.expand(-1, num_heads, -1, -1).flatten(0, 1)
+    products = torch.baddbmm(hidden, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=width**-0.5)
+    return products.reshape(batch, num_heads, *products.shape[1:])
+
+
+def _preceded(x_BHSD: Tensor, first_D: Tensor) -> Tensor:
+    """A sequence with one step more, at its beginning: laid out by heads, so that products need no copy of it."""
+    batch, num_heads, _, width = x_BHSD.shape
+    first_BH1D = first_D.to(x_BHSD.dtype).reshape(1, num_heads, 1, width).expand(batch, -1, -1, -1)
+    return torch.cat([first_BH1D, x_BHSD], dim=2)
 
 
 def _heads(x_BTD: Tensor, num_heads: int) -> Tensor:
@@ -62,18 +93,19 @@ class CrossAttention(nn.Module):
         else:
             query_BTD = F.linear(x_BTD, weight[:width], bias[:width])
             key_BSD, value_BSD = F.linear(memory_BSD, weight[width:], bias[width:]).chunk(2, dim=2)
-        mask_B1TS = memory_mask_BS[:, None, None, :]
+        mask = memory_mask_BS
         if causal:
             past_TS = torch.ones(x_BTD.shape[1], memory_BSD.shape[1], dtype=torch.bool, device=x_BTD.device).tril()
-            mask_B1TS = mask_B1TS & past_TS
-        anything_B1T1 = mask_B1TS.any(dim=3, keepdim=True)
+            mask = memory_mask_BS[:, None] & past_TS
+        anything = mask.any(dim=-1, keepdim=True)
         mixed_BTD = attend(
             query_BTD,
             key_BSD,
             value_BSD,
-            mask_B1TS | ~anything_B1T1,
+            mask | ~anything,
             num_heads=self.num_heads,
             dropout=self.dropout if self.training else 0.0,
         )
-        attended: Tensor = self.output(torch.where(anything_B1T1[:, 0], mixed_BTD, 0.0))
+        anything_BT1 = anything if causal else anything[:, None]
+        attended: Tensor = self.output(torch.where(anything_BT1, mixed_BTD, 0.0))
         return attended

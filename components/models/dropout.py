@@ -53,8 +53,17 @@ class StepDropout(nn.Module):
         self.chance = chance
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        if not self.training or self.chance == 0:
-            return x_BTD
-        keep_B1D = torch.rand(x_BTD.shape[0], 1, x_BTD.shape[2], device=x_BTD.device) >= self.chance
-        kept_BTD: Tensor = x_BTD * (keep_B1D / (1 - self.chance))
-        return kept_BTD
+        return x_BTD * self._kept(x_BTD) if self._leaves_out else x_BTD
+
+    def added(self, x_BTD: Tensor, more_BTD: Tensor) -> Tensor:
+        """The sum of `x_BTD` and of what is left of `more_BTD`, in one pass over both."""
+        return torch.addcmul(x_BTD, more_BTD, self._kept(more_BTD)) if self._leaves_out else x_BTD + more_BTD
+
+    @property
+    def _leaves_out(self) -> bool:
+        return self.training and self.chance > 0
+
+    def _kept(self, x_BTD: Tensor) -> Tensor:
+        """(B, 1, D): 0 for what is left out, and for the rest what keeps the mean."""
+        kept_B1D = torch.rand(x_BTD.shape[0], 1, x_BTD.shape[2], device=x_BTD.device) >= self.chance
+        return kept_B1D / (1 - self.chance)

@@ -36,13 +36,15 @@ class Attention(nn.Module):
         self.null_key_value = nn.Parameter(torch.empty(2, width))
 
     def forward(self, x_BTD: Tensor, memory_BSD: Tensor, memory_mask_BS: Tensor) -> Tensor:
-        batch = x_BTD.shape[0]
-        key_value_BSD = torch.cat(
-            [self.null_key_value.reshape(1, 1, -1).expand(batch, 1, -1), self.key_value(memory_BSD)], dim=1
+        key_BSD, value_BSD = self.key_value(memory_BSD).chunk(2, dim=2)
+        mixed_BTD = attend(
+            self.query(x_BTD),
+            key_BSD,
+            value_BSD,
+            memory_mask_BS,
+            num_heads=self.num_heads,
+            null_key_value=self.null_key_value,
         )
-        mask_B11S = F.pad(memory_mask_BS, (1, 0), value=True)[:, None, None, :]
-        key_BSD, value_BSD = key_value_BSD.chunk(2, dim=2)
-        mixed_BTD = attend(self.query(x_BTD), key_BSD, value_BSD, mask_B11S, num_heads=self.num_heads)
         attended: Tensor = self.output(mixed_BTD)
         return attended
 
@@ -71,9 +73,9 @@ class Layer(GradientCheckpointingLayer):  # type: ignore[no-untyped-call]  # tra
         else:
             assert memory_BSD is not None
             looked_at_BSD = self.memory_norm(memory_BSD)
-        x_BTD = x_BTD + self.dropout(self.attention(normed_BTD, looked_at_BSD, memory_mask_BS))
+        x_BTD = self.dropout.added(x_BTD, self.attention(normed_BTD, looked_at_BSD, memory_mask_BS))
         inner_BTD = F.gelu(self.expand(self.forward_norm(x_BTD)))
-        left_BTD: Tensor = x_BTD + self.dropout(self.contract(inner_BTD))
+        left_BTD: Tensor = self.dropout.added(x_BTD, self.contract(inner_BTD))
         return left_BTD
 
 
@@ -105,7 +107,7 @@ class FrameProjection(nn.Module):
     def forward(self, x_BTF: Tensor, mask_BT: Tensor) -> Tensor:
         # The convolution looks one step over the clip's end: there it must see what it sees at the tensor's end.
         projected_BTD = self.project(x_BTF) * mask_BT[:, :, None]
-        local_BTD = self.neighbours(projected_BTD.transpose(1, 2)).transpose(1, 2)
+        local_BTD = self.neighbours(projected_BTD.transpose(1, 2)).transpose(1, 2).contiguous()
         projected: Tensor = self.dropout(self.norm(projected_BTD + F.gelu(local_BTD)))
         return projected
 

@@ -71,6 +71,15 @@ class UsualCrossAttention(nn.Module):
         return attended_BTD
 
 
+class UsualDropout(nn.Dropout):
+    """`nn.Dropout`, and what a layer adds to what came in, one after the other."""
+
+    def added(self, x_BTD: Tensor, more_BTD: Tensor) -> Tensor:
+        """The sum of what came in and of what is left of `more_BTD`."""
+        left_BTD: Tensor = self(more_BTD)
+        return x_BTD + left_BTD
+
+
 def usual(model: nn.Module, *, dropout: float) -> nn.Module:
     """A copy of a model, written the usual way."""
     return _rewritten(copy.deepcopy(model), dropout)
@@ -82,7 +91,7 @@ def _rewritten(module: nn.Module, dropout: float) -> nn.Module:
     if isinstance(module, CrossAttention):
         return UsualCrossAttention(module)
     if isinstance(module, Dropout | StepDropout):
-        return nn.Dropout(module.chance)
+        return UsualDropout(module.chance)
     for name, child in module.named_children():
         setattr(module, name, _rewritten(child, dropout))
     return module
