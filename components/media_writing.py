@@ -6,13 +6,18 @@ Shape suffixes: T samples or frames, H and W pixels, 3 colours, C channels.
 from __future__ import annotations
 
 import wave
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
+from typing import Final
 
 import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+# Of libx264: written in no time, and large.
+_QUICK: Final = {"preset": "ultrafast", "crf": "26"}
 
 
 def write_mp4(
@@ -22,14 +27,16 @@ def write_mp4(
     frame_rate_hz: float,
     waveform_T: NDArray[np.float32] | None = None,
     sample_rate_hz: int = 16_000,
+    encoder: Mapping[str, str] = _QUICK,
 ) -> None:
     """Write RGB frames (T, H, W, 3), H and W even, and a mono waveform as H.264 and AAC.
 
-    The same input gives the same bytes: one thread, no time stamps, no encoder names.
+    The same input gives the same bytes: one thread, no time stamps, no encoder names. `encoder` are options of libx264;
+    none are its own defaults, which most films are written with.
     """
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact", "movflags": "+faststart"}) as container:
         rate = Fraction(frame_rate_hz).limit_denominator(1001)
-        video = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "26", "threads": "1"})
+        video = container.add_stream("libx264", rate=rate, options={**encoder, "threads": "1"})
         _, video.height, video.width, _ = frames_THW3.shape
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1
