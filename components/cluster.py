@@ -1,4 +1,4 @@
-"""Training on Ray: the only module that imports `ray.train`.
+"""Training on Ray: the only module that imports `ray.train`, with what it hands to Ray (`cluster_entry`).
 
 It puts `training.fit` on workers, carries its states to the store and back, and turns what Ray reports into the
 error that a person can act on. A run's name is its identity: the same name goes on where it stopped.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import ray
@@ -22,9 +23,10 @@ from ray.train.torch import TorchTrainer
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from components import checkpoints, compute, machine, settings
+from components import checkpoints, cluster_entry, compute, machine, settings
 from components.batches import ClipSource
 from components.checkpoints import CheckpointFailed, Checkpoints, Writer
+from components.cluster_entry import EndOnInputError, Sealed
 from components.objectives import Objective
 from components.shard_parcels import Parcel, pack
 from components.stage import Cost, own_cost, progress, spend
@@ -117,8 +119,8 @@ def train(job: Job) -> TrainingState:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_REPLACEMENT_S))
         part = pack(part, storage)
     trainer = TorchTrainer(
-        _work,  # type: ignore[arg-type]  # Ray hands over any dictionary
-        train_loop_config={"part": part},
+        cluster_entry.run,
+        train_loop_config={"call": Sealed.around(partial(_work, part))},
         scaling_config=ray.train.ScalingConfig(
             num_workers=(job.min_workers, job.num_workers) if job.min_workers else job.num_workers,  # type: ignore[arg-type]  # as below
             use_gpu=use_gpu,
@@ -132,7 +134,7 @@ def train(job: Job) -> TrainingState:
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             # Ray tells of every report on every worker; progress is told once an epoch.
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
-            callbacks=[_EndOnInputError()],  # type: ignore[list-item]  # Ray's own callback type is not exported
+            callbacks=[EndOnInputError()],  # type: ignore[list-item]  # Ray's own callback type is not exported
         ),
     )
     try:
@@ -154,19 +156,6 @@ def forget(name: str) -> None:
     Checkpoints(Storage(settings.load().storage_url), name).forget()
 
 
-class _EndOnInputError(ray.train.UserCallback):
-    """Ends a run whose worker raised what no restart can mend; Ray itself would try again.
-
-    It runs in Ray's controller: what it raises there ends the run, with that error as the cause.
-    """
-
-    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
-        del run_context
-        for error in worker_exceptions.values():
-            if isinstance(error, ValueError | OSError):
-                raise error
-
-
 class _Workers:
     """The workers of a Ray job, as `sharding.Group`."""
 
@@ -180,10 +169,10 @@ class _Workers:
             torch.distributed.all_reduce(tensor)
 
 
-def _work(config: dict[str, _Part | Parcel]) -> Exception | Cost:
+def _work(part_or_parcel: _Part | Parcel) -> Exception | Cost:
     """What each worker runs; what all of them used. An error that all of them meet at once is handed back, without
     Ray's tracebacks."""
-    part = _opened(config["part"])
+    part = _opened(part_or_parcel)
     job, group, started_s = part.job, _Workers(), time.monotonic()
     torch.set_num_threads(part.num_threads or max(1, (os.cpu_count() or 1) // group.num_workers))
     torch.use_deterministic_algorithms(True, warn_only=True)
