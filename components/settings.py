@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     sample_share: float = Field(
         default=0.0, ge=0, le=1, description="Share of requests of which the endpoint keeps statistics and answers."
     )
+    sample_age_s: float = Field(
+        default=60.0, gt=0, description="Seconds that it keeps them before it writes what there is to the store."
+    )
     parent_pid: int = Field(default=0, description="A stage ends itself when this process is gone; 0: never.")
     share_frames: bool = Field(
         default=False,

@@ -39,6 +39,8 @@ _CHOICES: Final[dict[str, Any]] = {
     "finetune": {"num_epochs": 4, "batch_size": 16, "num_workers": 1},
 }
 _NUM_WATCHED: Final = 60
+# A monitor that looks at minutes, and not at a day, need not wait long for what was asked last.
+_SAMPLE_AGE_S: Final = 15.0
 _WAIT_S: Final = 900.0
 _POLL_S: Final = 1.0
 
@@ -105,13 +107,14 @@ def run(settings: Settings, tell: Tell) -> Drill:
 
 
 def _own(settings: Settings) -> Settings:
-    """The settings of a platform beside the user's: a home of its own, free ports, and samples of every request."""
+    """The settings of a platform beside the user's: a home of its own, free ports, samples of every request."""
     ports = processes.free_ports(4, settings.host)
     names = ("prefect_port", "ray_port", "dashboard_port", "serve_port")
     home = settings.home / "drill"
     own = {"home": home, "storage_url": str(home / "store"), "api_keys": "", "api_keys_file": home / "api-keys"}
     elsewhere = {"rayjob": "", "rayservice": "", "endpoint_address": "", "ray_address": "", "scratch": Path()}
-    given = {**settings.model_dump(), **own, **elsewhere, **dict(zip(names, ports, strict=True)), "sample_share": 1.0}
+    samples = {"sample_share": 1.0, "sample_age_s": _SAMPLE_AGE_S}
+    given = {**settings.model_dump(), **own, **elsewhere, **dict(zip(names, ports, strict=True)), **samples}
     return Settings.model_validate(given)
 
 

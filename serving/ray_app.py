@@ -58,11 +58,12 @@ class Endpoint:
         self._starting = True
 
     def __serve_build_asgi_app__(self) -> FastAPI:
+        here = settings.load()
         # Ray Serve's proxy puts the request's id on the answer itself.
         return create_app(
             lambda: self._live,
             keys=lambda: keys.of_settings(settings.load()),
-            sampling=Sampling(Storage(settings.load().storage_url), lambda: self._sample_share),
+            sampling=Sampling(Storage(here.storage_url), lambda: self._sample_share, max_age_s=here.sample_age_s),
             adds_request_id=False,
         )
 

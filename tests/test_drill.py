@@ -52,6 +52,7 @@ def test_a_drill_is_beside_what_its_user_runs(tmp_path: Path) -> None:
     assert own.storage_url == str(tmp_path / "drill" / "store")
     assert not own.rayservice
     assert own.sample_share == 1
+    assert own.sample_age_s < user.sample_age_s
     assert own.endpoint_url != user.endpoint_url
     taken = {user.prefect_port, user.ray_port, user.dashboard_port, user.serve_port}
     assert not taken & {own.prefect_port, own.ray_port, own.dashboard_port, own.serve_port}
