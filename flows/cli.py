@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from components.params import Choices, Corpus, load_choices, resolve, with_setting
 from components.settings import PROJECT_ROOT, Settings
 from components.settings import load as load_settings
 from components.stage import one_line
+from flows.consoles import plain_console
 
 app = typer.Typer(
     name="affect",
@@ -36,7 +36,7 @@ app.add_typer(trial, name="trial")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else.")]
 
-_messages = Console(stderr=True, highlight=False)
+_messages = plain_console(stderr=True)
 
 
 @app.command()
@@ -487,7 +487,7 @@ def _told_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, RuntimeError) as error:
-        _messages.print(f"error: {one_line(error)}", soft_wrap=True)
+        _messages.print(f"error: {one_line(error)}")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from components.settings import Settings
+from flows.consoles import plain_console
 from flows.stages import PROGRESS_KEY
 
 _POLL_S = 0.5
@@ -81,7 +82,7 @@ def follow(run_id: UUID, settings: Settings) -> State[Any]:
     Raises:
         KeyboardInterrupt: after the run was cancelled.
     """
-    console = Console(stderr=True, soft_wrap=True)
+    console = plain_console(stderr=True)
     with prefect_client(settings) as client:
         shown = _Bars(console) if console.is_terminal else _Lines(console)
         told_of_pause = False
@@ -143,7 +144,7 @@ class _Bars:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[message]}"),
+            TextColumn("{task.fields[message]}", markup=False),
             console=console,
         )
         self._bars: dict[str, TaskID] = {}

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from components import params, report
 from components.metrics import Interval
 from components.registry import Registry
@@ -16,6 +14,7 @@ from components.run_report.changes import Change
 from components.settings import Settings
 from components.storage import Storage
 from flows import records
+from flows.consoles import plain_console
 
 _MOST_CHANGES = 6
 
@@ -75,7 +74,7 @@ def tell(settings: Settings) -> LastRun | None:
 
 def show(last: LastRun) -> None:
     """Print it for a person."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     console.print(f"  last run         {last.digest}, {last.started_at}: {last.outcome}")
     if last.error:
         console.print(f"    {last.error}")

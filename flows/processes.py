@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import socket
 import subprocess
 import time
@@ -23,6 +24,9 @@ _MARK = "AFFECT_PLATFORM"
 _ROLE = "AFFECT_ROLE"
 _GRACE_S = 8.0
 _LONGEST_QUOTE = 300
+# None of these is given to a connection that goes out, by Linux or macOS, or taken by Ray for its workers and replicas:
+# a port of them that was free stays so until its server listens, which may take a while.
+_FREE_PORTS = range(20_000, 30_000)
 
 
 def start(role: str, command: Sequence[str], settings: Settings, environment: Mapping[str, str]) -> None:
@@ -120,17 +124,21 @@ def require_free_port(port: int, what: str, variable: str, host: str) -> None:
 
 
 def free_ports(number: int, host: str, *, besides: Collection[int] = ()) -> list[int]:
-    """Different ports that nothing listens on at this moment, none of them in `besides`."""
-    with contextlib.ExitStack() as held:
-        ports: list[int] = []
-        # Each stays bound until all are found, so that none is handed out twice.
-        while len(ports) < number:
-            probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            probe.bind((host, 0))
-            port = int(probe.getsockname()[1])
+    """Different ports that nothing listens on at this moment, none of them in `besides`.
+
+    Raises:
+        OSError: so many are not free.
+    """
+    ports: list[int] = []
+    # At random, so that two who ask at once seldom get the same.
+    for port in random.SystemRandom().sample(_FREE_PORTS, len(_FREE_PORTS)):
+        if len(ports) == number:
+            return ports
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
             if port not in besides:
                 ports.append(port)
-        return ports
+    raise OSError(f"{host} has no {number} free ports from {_FREE_PORTS.start} to {_FREE_PORTS.stop - 1}")
 
 
 def wait_until(ready: Callable[[], bool], role: str, settings: Settings, timeout_s: float) -> None:

@@ -9,7 +9,6 @@ from uuid import UUID
 
 import yaml
 from prefect.client.schemas.objects import State
-from rich.console import Console
 from rich.table import Table
 
 from components.params import Choices, Corpus, load_choices, parse, with_setting
@@ -17,6 +16,7 @@ from components.settings import PROJECT_ROOT, Settings
 from components.storage import Storage
 from components.study import StudyChoices, plan
 from components.study_records import REPORT, SUMMARY, started_by
+from flows.consoles import plain_console
 from flows.study import told
 from flows.workspace import check_corpus
 
@@ -71,7 +71,7 @@ def outcome_of(run_id: UUID, state: State[Any], settings: Settings) -> dict[str,
 
 def show(outcome: dict[str, Any]) -> None:
     """Print a study's outcome for a person."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     if "conditions" in outcome:
         figures, headline = outcome["figures"], outcome["headline"]
         table = Table("condition", "runs", *(figure["title"] for figure in figures.values()))

@@ -10,7 +10,6 @@ from uuid import UUID
 
 import pyarrow.parquet
 from prefect.client.schemas.objects import State
-from rich.console import Console
 from rich.table import Table
 
 from components.registry import Registry
@@ -19,10 +18,11 @@ from components.run_record import RunRecord, data_versions
 from components.settings import Settings
 from components.storage import Storage
 from flows import laptop, records
+from flows.consoles import plain_console
 from flows.lineage import code_commit
 from flows.trials import TrialStatus
 
-_console = Console(highlight=False, soft_wrap=True)
+_console = plain_console()
 
 
 @dataclass(frozen=True)

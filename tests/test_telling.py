@@ -11,7 +11,7 @@ import pytest
 from components.gates import GateResult
 from components.run_record import RunRecord
 from components.settings import Settings
-from flows import report, summary
+from flows import cli, report, summary
 from flows.records import Recorder, find_record
 
 FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6}
@@ -106,3 +106,16 @@ def test_a_run_is_found_by_its_names(tmp_path: Path) -> None:
     assert find_record(here, "aaa").gates == GATES
     with pytest.raises(ValueError, match="no run 'ccc'; the last one is run-1"):
         find_record(here, "ccc")
+
+
+def test_what_a_message_quotes_is_told_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    # As HAProxy's log has it: no markup, no emoji, and no word lost.
+    quoted = "[ALERT] parsing [/tmp/haproxy.cfg:49]: cannot bind :warning: [127.0.0.1:8000]"
+
+    summary.show({"outcome": "failed", "state": "Failed", "error": quoted})
+    with pytest.raises(SystemExit), cli._told_errors():
+        raise RuntimeError(quoted)
+
+    told = capsys.readouterr()
+    assert f"Failed: {quoted}\n" in told.out
+    assert told.err == f"error: {quoted}\n"
