@@ -37,24 +37,24 @@ def attend(
         null_key_D, null_value_D = null_key_value.unbind()
         key, value = _preceded(key, null_key_D), _preceded(value, null_value_D)
         mask = F.pad(mask, (1, 0), value=True)
-    mask_B1TS = (mask if mask.ndim == 3 else mask[:, None])[:, None]
     if query.device.type == "cpu":
-        mixed = drop(_scores(query, key, mask_B1TS, is_one=mask.ndim == 2).softmax(dim=-1), dropout) @ value
+        mixed = drop(_scores(query, key, mask).softmax(dim=-1), dropout) @ value
     else:
+        mask_B1TS = mask[:, None] if mask.ndim == 3 else mask[:, None, None]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_B1TS, dropout_p=dropout)
     mixed_BTD: Tensor = mixed.transpose(1, 2).flatten(2)
     return mixed_BTD
 
 
-def _scores(query: Tensor, key: Tensor, mask_B1TS: Tensor, *, is_one: bool) -> Tensor:
-    """(B, H, T, S) scaled dot products, minus infinity where the mask is False; whether it is one for all queries."""
+def _scores(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
+    """(B, H, T, S) scaled dot products, minus infinity where the mask, (B, S) or (B, T, S), is False."""
     batch, num_heads, _, width = query.shape
-    hidden_B1TS = torch.zeros_like(mask_B1TS, dtype=query.dtype).masked_fill(~mask_B1TS, -torch.inf)
-    if not is_one:
+    hidden = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
+    if mask.ndim == 3:
         apart: Tensor = (query * width**-0.5) @ key.transpose(-1, -2)
-        return apart + hidden_B1TS
+        return apart + hidden[:, None]
     # Small enough to be laid out for every head, and added while the products are written.
-    hidden = hidden_B1TS.expand(-1, num_heads, -1, -1).flatten(0, 1)
+    hidden = hidden[:, None, None].expand(-1, num_heads, -1, -1).flatten(0, 1)
     products = torch.baddbmm(hidden, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=width**-0.5)
     return products.reshape(batch, num_heads, *products.shape[1:])
 
