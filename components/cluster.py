@@ -176,7 +176,7 @@ def _work(part_or_parcel: _Part | Parcel) -> Exception | Cost:
     job, group, started_s = part.job, _Workers(), time.monotonic()
     torch.set_num_threads(part.num_threads or max(1, (os.cpu_count() or 1) // group.num_workers))
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Else PyTorch fills each new tensor before its values are computed, a twentieth of a step.
+    # Else PyTorch fills each new tensor first, whose values are computed anyway.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # the module is made at run time
     machine.prepare(job.model)
     device = ray.train.torch.get_device()
