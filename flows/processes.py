@@ -130,14 +130,14 @@ def free_ports(number: int, host: str, *, besides: Collection[int] = ()) -> list
         OSError: so many are not free.
     """
     ports: list[int] = []
+    candidates = [port for port in _FREE_PORTS if port not in besides]
     # At random, so that two who ask at once seldom get the same.
-    for port in random.SystemRandom().sample(_FREE_PORTS, len(_FREE_PORTS)):
-        if len(ports) == number:
-            return ports
+    for port in random.SystemRandom().sample(candidates, len(candidates)):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
             probe.bind((host, port))
-            if port not in besides:
-                ports.append(port)
+            ports.append(port)
+        if len(ports) == number:
+            return ports
     raise OSError(f"{host} has no {number} free ports from {_FREE_PORTS.start} to {_FREE_PORTS.stop - 1}")
 
 

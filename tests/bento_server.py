@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pytest
 
 from components.registry import Registry, Release
 from components.storage import Storage
+from flows.processes import free_ports
 from tests.bundles import write_bundle
 from tests.conftest import REPOSITORY
 
@@ -74,8 +74,7 @@ def build_champion(home: Path, store: Path) -> Built:
 @contextlib.contextmanager
 def serve(built: Built, away: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The address of a server of the bento that works in the folder `away`, and the server."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    [port] = free_ports(1, "127.0.0.1")
     command = [
         sys.executable,
         "-m",

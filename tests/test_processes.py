@@ -20,12 +20,10 @@ def test_free_ports_are_not_of_those_that_connections_are_given() -> None:
     assert not [port for port in ports if first <= port <= last]
 
 
-def test_free_ports_leave_out_what_listens_and_what_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        taken = int(server.getsockname()[1])
-        monkeypatch.setattr(processes, "_FREE_PORTS", range(taken - 3, taken + 3))
-
-        with pytest.raises(OSError, match=f"no 5 free ports from {taken - 3} to {taken + 2}"):
-            processes.free_ports(5, "127.0.0.1", besides=[taken - 1])
+def test_free_ports_leave_out_what_listens_and_what_is_chosen() -> None:
+    taken, left = processes.free_ports(2, "127.0.0.1")
+    chosen = set(range(20_000, 30_000)) - {taken, left}
+    with socket.create_server(("127.0.0.1", taken)):
+        assert processes.free_ports(1, "127.0.0.1", besides=chosen) == [left]
+        with pytest.raises(OSError, match="no 2 free ports from 20000 to 29999"):
+            processes.free_ports(2, "127.0.0.1", besides=chosen)
