@@ -29,6 +29,10 @@ class CheckpointFailed(OSError):
     """A state could not be written; raised on every worker at once."""
 
 
+class CheckpointInterrupted(CheckpointFailed, ConnectionError):
+    """A state could not be written because the store does not answer, which it may later."""
+
+
 @dataclass(frozen=True)
 class Checkpoints:
     """The states of one run."""
@@ -63,6 +67,8 @@ class Checkpoints:
         """
         try:
             self.storage.write(self._name(state.step), pack(state))
+        except ConnectionError as error:
+            raise CheckpointInterrupted(f"cannot write a checkpoint: {error}") from error
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             why = "the disk is full" if full else error.strerror or str(error)

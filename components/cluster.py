@@ -31,6 +31,7 @@ from components.objectives import Objective
 from components.shard_parcels import Parcel, pack
 from components.stage import Cost, own_cost, progress, spend
 from components.storage import Storage
+from components.store_errors import is_passing_in_arrow
 from components.training import FitSettings, NonFiniteLoss, TrainingState, Validation, fit
 
 _SNAPSHOT_FILE: Final = "checkpoint_manager_snapshot.json"
@@ -99,6 +100,7 @@ def train(job: Job) -> TrainingState:
 
     Raises:
         ValueError, OSError: what went wrong in a worker, as it was raised there.
+        ConnectionError: the store did not answer; the same job goes on from its newest state when it does.
         WorkersFailed: workers were lost more often than they are replaced.
     """
     storage = Storage(settings.load().storage_url)
@@ -139,8 +141,14 @@ def train(job: Job) -> TrainingState:
     )
     try:
         ended_by = trainer.fit().return_value  # type: ignore[attr-defined]  # added by Ray Train v2, not in its stubs
-    except ray.train.TrainingFailedError as error:
-        raise _cause(error, job) from error
+    except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
+        if is_passing_in_arrow(str(error)):
+            raise ConnectionError(
+                f"{job.stage}: {storage.url}: the store does not answer Ray: see that it runs, and AWS_ENDPOINT_URL_S3"
+            ) from error
+        if isinstance(error, ray.train.TrainingFailedError):
+            raise _cause(error, job) from error
+        raise
     if isinstance(ended_by, Exception):
         raise ended_by
     assert isinstance(ended_by, Cost)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,10 @@ from typing import Any, Final
 # How stores of several makers say that there is no room.
 _FULL: Final = frozenset({"EntityTooLarge", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull"})
 _BUSY: Final = frozenset({"SlowDown", "RequestTimeout", "ConditionalRequestConflict"})
+# Arrow, by which Ray reaches the store, tells in words alone.
+_PASSING_IN_ARROW: Final = re.compile(
+    r"AWS Error (NETWORK_CONNECTION|REQUEST_TIMEOUT|SERVICE_UNAVAILABLE|SLOW_DOWN|THROTTLING|INTERNAL_FAILURE)\b"
+)
 
 
 @contextmanager
@@ -39,6 +44,11 @@ def os_errors(where: str) -> Iterator[None]:
                 f"{where}: the store does not answer ({words}): see that it runs, and AWS_ENDPOINT_URL_S3"
             ) from error
         raise ValueError(f"{where}: {words}: correct AFFECT_STORAGE_URL or the AWS_ variables") from error
+
+
+def is_passing_in_arrow(told: str) -> bool:
+    """Whether what Arrow tells, or what quotes it, is that the store did not answer, or only that it cannot."""
+    return _PASSING_IN_ARROW.search(told) is not None
 
 
 def _client_errors() -> tuple[type[BaseException], ...]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from components import run_record
 from components.run_record import RunRecord, StageResult
@@ -17,19 +20,29 @@ from flows.lineage import code_commit
 
 _FOLDER = "runs"
 _SUFFIX = ".json"
+_PATIENCE_S = 180.0
+
+_log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Writes a run's record while the run goes on; entered and left with the run."""
+    """Writes a run's record while the run goes on; entered and left with the run.
+
+    A store that does not answer for a while costs no run: what could not be written is written with the next change,
+    and at the end, when there is none, the store is waited for.
+    """
 
     def __init__(self, settings: Settings, *, run_id: str, digest: str, folder: Path) -> None:
         self._storage = Storage(settings.storage_url)
         self.record = RunRecord(run_id, digest, str(folder), started_at=_now(), commit=code_commit(settings))
 
     def update(self, **changes: object) -> None:
-        """Replace fields of the record and write it."""
-        self.record = replace(self.record, **changes)  # type: ignore[arg-type]  # names are checked by replace
-        self._storage.write(_name(self.record.run_id), self.record.to_json().encode())
+        """Replace fields of the record and write it, or have it written with the next change."""
+        self._replace(**changes)
+        try:
+            self._write()
+        except ConnectionError as error:
+            _log.warning("the run's record is written later: %s", error)
 
     def add_stage(self, result: StageResult) -> None:
         self.update(stages=(*self.record.stages, result))
@@ -38,16 +51,28 @@ class Recorder:
         self.update(checks=(*self.record.checks, result))
 
     def __enter__(self) -> Self:
-        self.update()
+        self._write()
         return self
 
     def __exit__(
         self, _type: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         if error is not None:
-            self.update(outcome="failed", error=one_line(error), ended_at=_now())
-        else:
-            self.update(ended_at=_now())
+            self._replace(outcome="failed", error=one_line(error))
+        self._replace(ended_at=_now())
+        patient = Retrying(
+            retry=retry_if_exception_type(ConnectionError),
+            wait=wait_exponential(max=10),
+            stop=stop_after_delay(_PATIENCE_S),
+            reraise=True,
+        )
+        patient(self._write)
+
+    def _replace(self, **changes: object) -> None:
+        self.record = replace(self.record, **changes)  # type: ignore[arg-type]  # names are checked by replace
+
+    def _write(self) -> None:
+        self._storage.write(_name(self.record.run_id), self.record.to_json().encode())
 
 
 def read_record(settings: Settings, run_id: str) -> RunRecord | None:

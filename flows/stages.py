@@ -62,7 +62,8 @@ def may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
 
 
 RETRYING: Final[_Retrying] = {
-    "retries": 3,
+    # Over more than a minute: an object store that is started anew takes some time.
+    "retries": 5,
     "retry_delay_seconds": exponential_backoff(backoff_factor=2),
     "retry_condition_fn": may_pass,
 }

@@ -12,11 +12,20 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow.fs
 import pytest
+import torch
 
 from components import bucket
+from components.checkpoints import CheckpointFailed, Checkpoints
 from components.registry import Registry, Release
+from components.run_record import StageResult
+from components.settings import Settings
+from components.stage import is_transient
 from components.storage import AlreadyExists, Storage
+from components.store_errors import is_passing_in_arrow
+from components.training import TrainingState
+from flows.records import Recorder, find_record
 from tests import faulty_proxy
 from tests.object_store import ObjectStore, environment, running_store, variables
 
@@ -164,6 +173,53 @@ def test_who_makes_a_name_and_loses_the_answer_has_made_it(store: ObjectStore, s
         assert proxy.methods.count("PUT") == 2
         with pytest.raises(AlreadyExists):
             storage.create("claims/000001.json", b"another's")
+
+
+def test_a_run_outlives_a_store_that_is_away_for_a_while(store: ObjectStore, storage: Storage, tmp_path: Path) -> None:
+    here = Settings(home=tmp_path, storage_url=storage.url)
+    with faulty_proxy.before(store.url) as proxy, environment(variables(proxy.url)):
+        back = threading.Timer(20, lambda: setattr(proxy, "num_refused", 0))
+        with Recorder(here, run_id="run", digest="abc", folder=tmp_path) as recorder:
+            proxy.num_refused = 1000
+            recorder.add_stage(StageResult("ingest", "ran", 1.0))
+            back.start()
+        back.join()
+        found = find_record(here, "run")
+    assert [stage.stage for stage in found.stages] == ["ingest"]
+    assert found.ended_at
+
+
+def test_a_state_that_the_store_did_not_take_may_be_written_later(store: ObjectStore, storage: Storage) -> None:
+    states = Checkpoints(storage, "run")
+    state = TrainingState(1, 0, 1, {"weight": torch.ones(3)}, {}, [0.0], [1.0])
+    with faulty_proxy.before(store.url) as proxy, environment(variables(proxy.url)):
+        proxy.num_refused = 1000
+        with pytest.raises(CheckpointFailed, match=r"cannot write a checkpoint: .*not able to answer") as caught:
+            states.write(state)
+    assert is_transient(caught.value)
+    states.write(state)
+    assert states.read(1).step == 1
+
+
+def test_what_arrow_says_of_a_store_that_is_away_is_understood(store: ObjectStore) -> None:
+    """Through Arrow Ray keeps its own notes there; in which words it tells of a failure is for no version promised."""
+
+    def write() -> None:
+        filesystem, path = pyarrow.fs.FileSystem.from_uri(f"s3://{BUCKET}/notes")
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(b"a note")
+
+    with faulty_proxy.before(store.url) as proxy, environment(variables(proxy.url)):
+        write()
+        proxy.num_refused = 1000
+        with pytest.raises(OSError, match="AWS Error") as refused:
+            write()
+    with environment(variables(proxy.url)), pytest.raises(OSError, match="AWS Error") as away:
+        write()
+    with environment(variables(store.url, secret="wrong")), pytest.raises(OSError, match="AWS Error") as wrong:
+        write()
+    told = [is_passing_in_arrow(str(caught.value)) for caught in (refused, away, wrong)]
+    assert told == [True, True, False]
 
 
 @pytest.mark.long
