@@ -15,6 +15,8 @@ _BUSY: Final = frozenset({"SlowDown", "RequestTimeout", "ConditionalRequestConfl
 # Arrow, by which Ray reaches the store, tells in words alone.
 _PASSING_IN_ARROW: Final = re.compile(
     r"AWS Error (NETWORK_CONNECTION|REQUEST_TIMEOUT|SERVICE_UNAVAILABLE|SLOW_DOWN|THROTTLING|INTERNAL_FAILURE)\b"
+    # The answer to a question without a body has none either, and so no name.
+    r"|AWS Error UNKNOWN \(HTTP status 5\d\d\)"
 )
 
 

@@ -214,12 +214,14 @@ def test_what_arrow_says_of_a_store_that_is_away_is_understood(store: ObjectStor
         proxy.num_refused = 1000
         with pytest.raises(OSError, match="AWS Error") as refused:
             write()
+        with pytest.raises(OSError, match="AWS Error") as unnamed:
+            pyarrow.fs.FileSystem.from_uri(f"s3://{BUCKET}/notes")[0].get_file_info(f"{BUCKET}/notes")
     with environment(variables(proxy.url)), pytest.raises(OSError, match="AWS Error") as away:
         write()
     with environment(variables(store.url, secret="wrong")), pytest.raises(OSError, match="AWS Error") as wrong:
         write()
-    told = [is_passing_in_arrow(str(caught.value)) for caught in (refused, away, wrong)]
-    assert told == [True, True, False]
+    told = [is_passing_in_arrow(str(caught.value)) for caught in (refused, unnamed, away, wrong)]
+    assert told == [True, True, True, False]
 
 
 @pytest.mark.long
