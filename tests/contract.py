@@ -38,8 +38,8 @@ def check(url: str, bundle: Path, clip: Path, *, release: int) -> dict[str, Clas
     with Client(url) as client:
         assert client.model().version == runtime.version
         _check_problems(client)
-    assert "affect_requests_total" in httpx.get(f"{url}/metrics").text
-    paths = set(httpx.get(f"{url}/openapi.json").json()["paths"])
+    assert "affect_requests_total" in httpx.get(f"{url}/metrics", timeout=60.0).text
+    paths = set(httpx.get(f"{url}/openapi.json", timeout=60.0).json()["paths"])
     assert {"/v1/emotion", "/v1/emotion:batch", "/v1/model"} <= paths
     return answers
 

@@ -56,7 +56,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         self._holder = subprocess.Popen([*_APART, "sleep", "infinity"])
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while not (children := psutil.Process(self._holder.pid).children()):
             assert time.monotonic() < until, "a machine does not start"
             time.sleep(0.01)

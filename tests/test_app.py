@@ -133,7 +133,7 @@ def test_bodies_that_cannot_be_read(http: httpx.Client, body: bytes, kind: str, 
 def test_too_much_is_refused_before_it_is_read(endpoint: Endpoint) -> None:
     """Only the header is sent: the refusal does not wait for the body."""
     host, port = endpoint.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(
             b"POST /v1/emotion HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
@@ -232,7 +232,7 @@ def test_every_route_shows_an_example_of_what_it_takes_and_of_each_answer(http: 
 
 
 def test_without_a_model_it_says_what_to_run() -> None:
-    with serve(Endpoint()) as empty, httpx.Client(base_url=empty.url) as client:
+    with serve(Endpoint()) as empty, httpx.Client(base_url=empty.url, timeout=60.0) as client:
         problem = problem_of(client.post("/v1/emotion", json={"text": "hello"}), "no-model")
         assert (problem.status, "affect retrain" in problem.detail) == (503, True)
         problem_of(client.get("/v1/model"), "no-model")
@@ -308,7 +308,7 @@ def test_a_fault_of_the_endpoint_is_a_problem_without_its_secrets() -> None:
         def provide(self) -> Live:
             raise RuntimeError("secret of the house")
 
-    with serve(Broken()) as broken, httpx.Client(base_url=broken.url) as client:
+    with serve(Broken()) as broken, httpx.Client(base_url=broken.url, timeout=60.0) as client:
         answer = client.get("/v1/model")
         assert "secret" not in problem_of(answer, "internal").detail
         assert answer.status_code == 500

@@ -79,7 +79,7 @@ def test_an_answer_is_what_the_runtime_says(served: Served, face: bytes) -> None
 
 
 def test_an_answer_names_its_kind_unless_it_is_of_classes(served: Served) -> None:
-    answer = httpx.post(f"{served.url}/v1/emotion", json={"text": WORDS}).json()
+    answer = httpx.post(f"{served.url}/v1/emotion", json={"text": WORDS}, timeout=60.0).json()
     assert answer.get("kind", "classes") == served.task.kind
     body = {
         "classes": ["label", "probabilities", "timeline"],
@@ -91,7 +91,7 @@ def test_an_answer_names_its_kind_unless_it_is_of_classes(served: Served) -> Non
 
 
 def test_the_card_tells_the_task_unless_it_is_of_classes(served: Served) -> None:
-    document = httpx.get(f"{served.url}/v1/model").json()
+    document = httpx.get(f"{served.url}/v1/model", timeout=60.0).json()
     assert ("task" in document) is (served.task.kind != "classes")
     assert tuple(document["labels"]) == served.task.labels
     card = ModelCard.model_validate(document)
@@ -101,7 +101,7 @@ def test_the_card_tells_the_task_unless_it_is_of_classes(served: Served) -> None
 
 
 def test_every_kind_is_in_the_openapi_document(served: Served) -> None:
-    document = httpx.get(f"{served.url}/openapi.json").json()
+    document = httpx.get(f"{served.url}/openapi.json", timeout=60.0).json()
     schemas = document["components"]["schemas"]
     assert {"ClassAnswer", "MultilabelAnswer", "ValuesAnswer"} <= set(schemas)
     content = document["paths"]["/v1/emotion"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
@@ -110,7 +110,7 @@ def test_every_kind_is_in_the_openapi_document(served: Served) -> None:
 
 
 def test_an_answer_of_an_unknown_kind_is_refused(served: Served) -> None:
-    answer = httpx.post(f"{served.url}/v1/emotion", json={"text": WORDS}).json()
+    answer = httpx.post(f"{served.url}/v1/emotion", json={"text": WORDS}, timeout=60.0).json()
     adapter: TypeAdapter[object] = TypeAdapter(Answer)
     assert adapter.validate_python(answer) == adapter.validate_json(json.dumps(answer))
     with pytest.raises(ValidationError, match="ranks"):

@@ -107,5 +107,5 @@ def test_a_batch_is_a_form(http: httpx.Client) -> None:
 
 def test_without_a_model_it_is_refused_before_it_is_read() -> None:
     with serve(Endpoint()) as empty:
-        answer = httpx.post(f"{empty.url}/v1/emotion:batch", files={"audio.a": b"RIFF"})
+        answer = httpx.post(f"{empty.url}/v1/emotion:batch", files={"audio.a": b"RIFF"}, timeout=60.0)
     assert Problem.model_validate_json(answer.content).type == "urn:affect:problem:no-model"

@@ -58,10 +58,10 @@ def test_one_clip_has_one_answer_by_every_way_in(platform: Platform, built: Buil
 
 
 def test_the_page_is_at_its_address(url: str) -> None:
-    page = httpx.get(f"{url}/")
+    page = httpx.get(f"{url}/", timeout=60.0)
     assert "<title>Crossmodal Affect</title>" in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    assert httpx.get(f"{url}/static/page.js").headers["etag"]
+    assert httpx.get(f"{url}/static/page.js", timeout=60.0).headers["etag"]
 
 
 def test_its_model_carries_its_lineage(built: Built) -> None:

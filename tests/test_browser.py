@@ -174,7 +174,7 @@ def test_recording_sound_alone_and_beginning_anew(browser: Browser, url: str) ->
 
 
 def test_a_recording_ends_where_the_model_stops_looking(browser: Browser, url: str) -> None:
-    limit_s = httpx.get(f"{url}/v1/model").json()["limits"]["max_analysed_s"]
+    limit_s = httpx.get(f"{url}/v1/model", timeout=60.0).json()["limits"]["max_analysed_s"]
     with visit(browser, url) as seen:
         seen.page.click("#record-audio")
         seen.page.wait_for_selector("#player audio")
@@ -282,7 +282,7 @@ def test_answers_of_labels_and_values_are_shown_as_they_are(
 
 def test_the_card_is_shown_with_its_figures(browser: Browser, url: str) -> None:
     with visit(browser, url) as seen:
-        told = httpx.get(f"{url}/v1/model").json()
+        told = httpx.get(f"{url}/v1/model", timeout=60.0).json()
         card = seen.page.locator("#card-body")
         expect(card).to_contain_text(f"{told['system']}, version {told['version']}, release 3")
         expect(card).to_contain_text(", ".join(LABELS))

@@ -111,4 +111,6 @@ def test_cut_and_changed_files_are_never_a_fault_of_the_endpoint(url: str, descr
 
 
 def _post(url: str, content: bytes) -> httpx.Response:
-    return httpx.post(f"{url}/v1/emotion", content=content, headers={"Content-Type": feature_file.MEDIA_TYPE})
+    return httpx.post(
+        f"{url}/v1/emotion", content=content, headers={"Content-Type": feature_file.MEDIA_TYPE}, timeout=60.0
+    )

@@ -75,7 +75,7 @@ def test_a_container_needs_keys_and_takes_them_as_a_secret(image: Image) -> None
     with container(image.name, "serve", f"--port={port}", options=secret) as name:
         url = f"http://127.0.0.1:{port}"
         wait(name, f"{url}/healthz")
-        assert httpx.get(f"{url}/v1/model").status_code == 401
+        assert httpx.get(f"{url}/v1/model", timeout=60.0).status_code == 401
         known = {"Authorization": f"Bearer {key}"}
         answer = httpx.post(f"{url}/v1/emotion", json={"text": "we saw the door"}, headers=known, timeout=60.0)
         assert answer.status_code == 200, answer.text

@@ -98,7 +98,7 @@ def test_comments_and_rates_may_be_left_out_or_in() -> None:
 
 
 def test_without_keys_this_machine_alone_is_answered(guarded: Endpoint) -> None:
-    with httpx.Client(base_url=guarded.url) as http:
+    with httpx.Client(base_url=guarded.url, timeout=60.0) as http:
         problem_of(http.get("/v1/model"), "no-model")
         # Uvicorn believes a proxy on this machine about who asks.
         other = {"X-Forwarded-For": "192.0.2.7"}
@@ -108,7 +108,7 @@ def test_without_keys_this_machine_alone_is_answered(guarded: Endpoint) -> None:
 
 
 def test_with_keys_everybody_needs_one_from_the_next_request_on(guarded: Endpoint, here: Settings) -> None:
-    with httpx.Client(base_url=guarded.url) as http:
+    with httpx.Client(base_url=guarded.url, timeout=60.0) as http:
         problem_of(http.get("/v1/model"), "no-model")
         made, _ = key_list.add("anna", 60, here)
         refused = http.get("/v1/model")
@@ -140,7 +140,7 @@ def test_with_keys_everybody_needs_one_from_the_next_request_on(guarded: Endpoin
 
 def test_a_list_that_is_lost_or_damaged_admits_nobody(guarded: Endpoint, here: Settings) -> None:
     made, _ = key_list.add("anna", 60, here)
-    with httpx.Client(base_url=guarded.url, headers=bearer(made)) as http:
+    with httpx.Client(base_url=guarded.url, headers=bearer(made), timeout=60.0) as http:
         problem_of(http.get("/v1/model"), "no-model")
         here.api_keys_file.write_text("anna is welcome\n")
         problem_of(http.get("/v1/model"), "keys-unreadable")
@@ -151,7 +151,7 @@ def test_a_list_that_is_lost_or_damaged_admits_nobody(guarded: Endpoint, here: S
 
 def test_each_key_has_a_rate_of_its_own(guarded: Endpoint, here: Settings) -> None:
     slow, quick = key_list.add("slow", 2, here)[0], key_list.add("quick", 600, here)[0]
-    with httpx.Client(base_url=guarded.url) as http:
+    with httpx.Client(base_url=guarded.url, timeout=60.0) as http:
         for _ in range(2):
             problem_of(http.get("/v1/model", headers=bearer(slow)), "no-model")
         refused = http.get("/v1/model", headers=bearer(slow))
@@ -165,7 +165,7 @@ def test_no_key_is_in_any_log(here: Settings, caplog: pytest.LogCaptureFixture) 
     made, _ = key_list.add("anna", 60, here)
     caplog.set_level(logging.NOTSET)
     with serve(Endpoint(keys=lambda: keys.of_settings(here)), log_level="trace") as running:
-        with httpx.Client(base_url=running.url) as http:
+        with httpx.Client(base_url=running.url, timeout=60.0) as http:
             for header in (bearer(made), bearer(f"{made}-mistyped"), {"authorization": made}):
                 http.get("/v1/model", headers=header)
         with Client(running.url, key=made) as client, pytest.raises(ServingError, match="affect retrain"):

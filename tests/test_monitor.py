@@ -82,7 +82,7 @@ def trainings(platform: Platform) -> list[FlowRun]:
 def events(platform: Platform, name: str) -> list[dict[str, Any]]:
     url = f"http://127.0.0.1:{platform.ports['prefect']}/api/events/filter"
     asked = {"filter": {"event": {"name": [name]}, "order": "ASC"}}
-    found: list[dict[str, Any]] = httpx.post(url, json=asked, timeout=10.0).raise_for_status().json()["events"]
+    found: list[dict[str, Any]] = httpx.post(url, json=asked, timeout=60.0).raise_for_status().json()["events"]
     return found
 
 

@@ -25,7 +25,7 @@ NAMESPACES = {"http://www.w3.org/2000/svg"}
 @pytest.fixture(scope="module")
 def http() -> Iterator[httpx.Client]:
     """A server without a model: the page does not need one."""
-    with serve(Endpoint()) as empty, httpx.Client(base_url=empty.url) as client:
+    with serve(Endpoint()) as empty, httpx.Client(base_url=empty.url, timeout=60.0) as client:
         yield client
 
 

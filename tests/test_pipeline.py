@@ -151,7 +151,7 @@ def test_runs_at_once_do_not_disturb_each_other(at_once: AtOnce, platform: Platf
 def test_every_run_leaves_its_report(at_once: AtOnce, first_run: dict[str, Any], platform: Platform) -> None:
     for run in (first_run, at_once.again, at_once.refused):
         assert run["report"] == f"/reports/runs/{run['run_id']}"
-        page = httpx.get(f"http://127.0.0.1:{platform.ports['prefect']}{run['report']}", timeout=30.0)
+        page = httpx.get(f"http://127.0.0.1:{platform.ports['prefect']}{run['report']}", timeout=60.0)
         assert page.status_code == 200
         assert run["digest"] in page.text
         for section in ("gates", "changes", "figures", "curves", "answers", "reliability", "cost"):

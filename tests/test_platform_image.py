@@ -179,7 +179,7 @@ def test_a_ray_node_serves_the_endpoint(image: Image, tmp_path: Path) -> None:
         wait(name, f"{url}/readyz")
         answer = httpx.post(f"{url}/v1/emotion", files={"video": clip}, headers=known, timeout=60.0)
         print(f"the endpoint answers {time.monotonic() - begin_s:.1f} s after it was told to serve")
-        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert httpx.get(f"{url}/healthz", timeout=60.0).status_code == 200
         assert answer.status_code == 200, answer.text
         [expected] = class_predictions(Runtime(bundle), [Request(video=clip)])
         found = ClassAnswer.model_validate_json(answer.content)

@@ -102,17 +102,17 @@ def test_every_way_in_gives_the_same_answer(
 
 
 def test_the_answer_carries_one_request_id(here: Settings) -> None:
-    answer = httpx.get(f"{here.endpoint_url}/healthz", headers={"X-Request-ID": "mine"})
+    answer = httpx.get(f"{here.endpoint_url}/healthz", headers={"X-Request-ID": "mine"}, timeout=60.0)
     assert answer.headers.get_list("x-request-id") == ["mine"]
 
 
 def test_the_page_is_at_its_address(here: Settings) -> None:
-    page = httpx.get(f"{here.endpoint_url}/")
+    page = httpx.get(f"{here.endpoint_url}/", timeout=60.0)
     assert "<title>Crossmodal Affect</title>" in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    part = httpx.get(f"{here.endpoint_url}/static/page.js")
+    part = httpx.get(f"{here.endpoint_url}/static/page.js", timeout=60.0)
     known = {"If-None-Match": part.headers["etag"]}
-    assert httpx.get(f"{here.endpoint_url}/static/page.js", headers=known).status_code == 304
+    assert httpx.get(f"{here.endpoint_url}/static/page.js", headers=known, timeout=60.0).status_code == 304
 
 
 def test_a_configuration_that_ray_would_misread_is_refused() -> None:

@@ -185,7 +185,7 @@ def test_slow_and_broken_connections_leave_nothing_behind(here: Settings) -> Non
     assert {each.pid for each in _serving_processes(here)} == {each.pid for each in serving}
     # What the first round left is what the processes keep for the next one.
     assert memory_bytes[1] - memory_bytes[0] < 50_000_000
-    text = httpx.get(f"{here.endpoint_url}/metrics").text
+    text = httpx.get(f"{here.endpoint_url}/metrics", timeout=60.0).text
     assert "affect_clips_admitted 0.0" in text
     assert "affect_queue_clips 0.0" in text
 

@@ -46,13 +46,13 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 300.0)
 
 def served(platform: Platform) -> int:
     """Number of the release that answers."""
-    return int(httpx.get(f"{platform.endpoint}/v1/model", timeout=10.0).raise_for_status().json()["release"])
+    return int(httpx.get(f"{platform.endpoint}/v1/model", timeout=60.0).raise_for_status().json()["release"])
 
 
 def processors_in_use(platform: Platform) -> float:
     """Those that Ray has given away."""
     url = f"http://127.0.0.1:{platform.ports['dashboard']}/api/cluster_status"
-    status = httpx.get(url, timeout=10.0).raise_for_status().json()["data"]["clusterStatus"]
+    status = httpx.get(url, timeout=60.0).raise_for_status().json()["data"]["clusterStatus"]
     return float(status["loadMetricsReport"]["usage"].get("CPU", [0.0])[0])
 
 
@@ -104,13 +104,13 @@ def second(first_run: dict[str, Any], platform: Platform) -> Second:
     assert waiting.state is not None
     keys = waiting.state.state_details.run_input_keyset
     assert keys is not None
-    form = httpx.get(f"{url}/input/{keys['description']}", timeout=10.0).raise_for_status().text
-    nobody = httpx.post(f"{url}/resume", json={"run_input": {"release": True}}, timeout=10.0)
+    form = httpx.get(f"{url}/input/{keys['description']}", timeout=60.0).raise_for_status().text
+    nobody = httpx.post(f"{url}/resume", json={"run_input": {"release": True}}, timeout=60.0)
     # Whoever follows the run in a terminal is told where to go.
     assert run.stderr is not None
     wait_for(lambda: "it waits for a person: http" in str(run.stderr and run.stderr.readline()), "the terminal to tell")
     answer = {"release": True, "decided_by": "anna", "reason": "heard twenty clips"}
-    assert httpx.post(f"{url}/resume", json={"run_input": answer}, timeout=10.0).json()["status"] == "ACCEPT"
+    assert httpx.post(f"{url}/resume", json={"run_input": answer}, timeout=60.0).json()["status"] == "ACCEPT"
     output, errors = run.communicate(timeout=300)
     assert run.returncode == 0, errors
     return Second(json.loads(output), form, nobody.json()["status"] == "REJECT")
@@ -310,7 +310,7 @@ def test_forms_refuse_what_cannot_be(platform: Platform) -> None:
         retrain = client.read_deployment_by_name("retrain/retrain")
         url = f"http://127.0.0.1:{platform.ports['prefect']}/api/deployments/{retrain.id}/create_flow_run"
         for wrong in ({"recipe": "quikc"}, {"seed": -1}, {"gates": {"min_macro_f1": 7}}, {"sead": 1}):
-            answer = httpx.post(url, json={"parameters": {"choices": wrong}}, timeout=30.0)
+            answer = httpx.post(url, json={"parameters": {"choices": wrong}}, timeout=60.0)
             assert answer.status_code == 409, answer.text
             assert next(iter(wrong)) in answer.text
         assert {run.id for run in client.read_flow_runs()} == before

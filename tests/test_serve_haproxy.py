@@ -102,7 +102,7 @@ def _check(answer: httpx.Response, status: int, code: str, request_id: str = "")
 
 
 def test_who_loses_a_replica_is_told_so_on_a_used_connection_too(before_a_replica: tuple[str, int, Path]) -> None:
-    with httpx.Client(base_url=before_a_replica[0], headers={"X-Request-ID": "mine"}) as http:
+    with httpx.Client(base_url=before_a_replica[0], headers={"X-Request-ID": "mine"}, timeout=60.0) as http:
         assert http.get("/").text == "mine"
         _check(http.post("/die", content=b"x" * 100_000), 503, "interrupted", "mine")
         assert http.get("/").text == "mine"
@@ -110,12 +110,12 @@ def test_who_loses_a_replica_is_told_so_on_a_used_connection_too(before_a_replic
 
 def test_an_id_that_could_break_a_log_is_replaced(before_a_replica: tuple[str, int, Path]) -> None:
     for headers in ([("X-Request-ID", "a b")], [("X-Request-ID", "one"), ("X-Request-ID", "two")], []):
-        assert len(httpx.get(before_a_replica[0], headers=headers).text) == 36
+        assert len(httpx.get(before_a_replica[0], headers=headers, timeout=60.0).text) == 36
 
 
 def test_nobody_can_ask_in_the_name_of_another_machine(before_a_replica: tuple[str, int, Path]) -> None:
     given = {"X-Forwarded-For": "192.0.2.77"}
-    assert httpx.get(f"{before_a_replica[0]}/whom", headers=given).text == "127.0.0.1"
+    assert httpx.get(f"{before_a_replica[0]}/whom", headers=given, timeout=60.0).text == "127.0.0.1"
 
 
 def test_it_listens_at_one_address_and_obeys_one_user(before_a_replica: tuple[str, int, Path]) -> None:
@@ -128,12 +128,12 @@ def test_it_listens_at_one_address_and_obeys_one_user(before_a_replica: tuple[st
 def test_without_a_replica_it_says_so() -> None:
     [nobody] = free_ports(1, "127.0.0.1")
     with _haproxy(_backend(nobody)) as (url, _, _):
-        _check(httpx.get(f"{url}/v1/model", headers={"X-Request-ID": "mine"}), 503, "unavailable", "mine")
+        _check(httpx.get(f"{url}/v1/model", headers={"X-Request-ID": "mine"}, timeout=60.0), 503, "unavailable", "mine")
 
 
 def test_before_anything_is_deployed_it_says_so() -> None:
     with _haproxy({}) as (url, _, _):
-        _check(httpx.get(f"{url}/v1/model"), 404, "not-found")
+        _check(httpx.get(f"{url}/v1/model", timeout=60.0), 404, "not-found")
 
 
 def test_a_configuration_that_looks_different_is_refused(tmp_path: Path) -> None:

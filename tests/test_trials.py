@@ -177,10 +177,10 @@ def test_a_shadow_is_compared_and_answers_nobody(
             assert (answer.model.version, answer.model.release) == (runtimes["A"].version, 3)
             assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
             seen = _seen(log, lambda found: len(found) >= 1)
-        card = ModelCard.model_validate_json(httpx.get(f"{running.url}/v1/model").content)
+        card = ModelCard.model_validate_json(httpx.get(f"{running.url}/v1/model", timeout=60.0).content)
         assert card.trial is not None
         assert (card.trial.version, card.trial.mode) == (runtimes[challenger].version, "shadow")
-        metrics = httpx.get(f"{running.url}/metrics").text
+        metrics = httpx.get(f"{running.url}/metrics", timeout=60.0).text
     assert 'affect_trial_requests_total{outcome="answered",role="challenger"}' in metrics
     assert 'affect_trial_seconds_count{role="champion"} 4.0' in metrics
     assert all(each.champion_s and each.challenger_s and not each.failure for each in seen)
@@ -229,7 +229,7 @@ def test_where_the_challenger_fails_the_live_model_answers(runtimes: dict[str, R
         # What no model could answer is the caller's own mistake, and says nothing of the challenger.
         assert httpx.post(f"{running.url}/v1/emotion", json={"text": ""}, timeout=60.0).status_code == 422
         [seen] = _seen(log, lambda found: len(found) == 1)
-        metrics = httpx.get(f"{running.url}/metrics").text
+        metrics = httpx.get(f"{running.url}/metrics", timeout=60.0).text
     assert seen.failure
     assert seen.challenger_s is None
     assert 'affect_trial_requests_total{outcome="failed",role="challenger"} 1.0' in metrics
