@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from components.datasets.synthetic import golden_requests
 from components.features import ClipFeatures, audio, clip_features, faces, text, video
+from components.features.half import to_half
 from components.media import MediaError, Recording, write_mp4, write_wav
 from components.params import AudioFeatures, Features, TextFeatures, VideoFeatures
 
@@ -136,6 +137,17 @@ def test_no_mel_band_is_empty_however_narrow() -> None:
     mean_power = np.exp(features * audio.LOG_SCALE + audio.LOG_CENTRE)[:-2].mean(axis=0)
     # White noise of variance v has the power v in every band.
     np.testing.assert_allclose(mean_power, 0.01, rtol=0.35)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (1, 1), (7, 1), (1, 7), (250, 80)])
+def test_half_precision_is_rounded_as_numpy_does(shape: tuple[int, int]) -> None:
+    """Any bits, so also what is too large, too small, between two halves, or no number; and a picture turned about."""
+    bits_XY = np.random.default_rng(0).integers(0, 1 << 32, shape, dtype=np.uint32)
+    between_XY = (np.arange(math.prod(shape), dtype=np.float32).reshape(shape) + 0.5) * 2**-10 + 1
+    for values_XY in (bits_XY.view(np.float32), bits_XY.view(np.float32).T, between_XY):
+        with np.errstate(over="ignore", invalid="ignore"):
+            expected_XY = values_XY.astype(np.float16)
+        np.testing.assert_array_equal(to_half(values_XY), expected_XY)
 
 
 def test_louder_speech_is_seen_as_louder() -> None:

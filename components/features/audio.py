@@ -21,6 +21,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from components.features import encoders, pitch
+from components.features.half import to_half
 from components.params import AudioFeatures
 
 LOWEST_HZ = 40.0
@@ -29,7 +30,7 @@ POWER_FLOOR = 1e-10  # 16-bit quantisation noise lies near 1e-10; ln(1e-10) = -2
 LOG_CENTRE = -14.0
 LOG_SCALE = 5.0
 
-_BLOCK_STEPS = 48
+_BLOCK_STEPS = 64
 _PITCH_WIDTH = 2
 _POINTS_PER_BIN = 32
 
@@ -67,7 +68,7 @@ def describe_sound(waveform_S: NDArray[np.float32], config: AudioFeatures) -> ND
     A sample of a waveform keeps eleven bits, whatever its size: noise 66 dB below the voice, wherever that lies.
     """
     if config.kind == "waveform":
-        return waveform_S[:, None].astype(np.float16)
+        return to_half(waveform_S[:, None])
     if config.kind == "encoder":
         return encoders.encode_speech(waveform_S, config.path or "", sample_rate_hz=config.sample_rate_hz)
     return filter_banks(waveform_S, config)
@@ -124,7 +125,7 @@ def log_mel(waveform_S: NDArray[np.float32], config: AudioFeatures) -> NDArray[n
         np.log(mel_NM, out=mel_NM)
         mel_NM -= LOG_CENTRE
         mel_NM /= LOG_SCALE
-        features_TF[first:last] = mel_NM.reshape(last - first, -1)
+        features_TF[first:last] = to_half(mel_NM).reshape(last - first, -1)
     return features_TF
 
 
