@@ -20,6 +20,7 @@ from flows.lineage import code_commit
 
 _FOLDER = "runs"
 _SUFFIX = ".json"
+# How long the end of a run waits for a store that does not answer.
 _PATIENCE_S = 180.0
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,21 +106,26 @@ class ObjectStore:
         Raises:
             RuntimeError: one ended, or the store does not answer in time; says what the logs say.
         """
-        for kind in (*_KINDS, "proxy"):
-            with (self.folder / f"{kind}.log").open("ab") as log:
-                command = [sys.executable, str(BIN / f"swift-{kind}-server"), str(self.folder / f"{kind}.conf")]
-                self._running.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
+        # A proxy says that a bucket is not there while the server behind it that knows of it is away.
+        for kinds in (_KINDS, ("proxy",)):
+            for kind in kinds:
+                with (self.folder / f"{kind}.log").open("ab") as log:
+                    command = [sys.executable, str(BIN / f"swift-{kind}-server"), str(self.folder / f"{kind}.conf")]
+                    self._running.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
+            self._wait_for(kinds)
+
+    def _wait_for(self, kinds: Sequence[str]) -> None:
         until = time.monotonic() + _START_TIMEOUT_S
-        while not self._answers():
+        while not self._answer(kinds):
             if time.monotonic() > until or any(process.poll() is not None for process in self._running):
-                logs = "\n".join((self.folder / f"{kind}.log").read_text()[-2000:] for kind in (*_KINDS, "proxy"))
+                logs = "\n".join((self.folder / f"{kind}.log").read_text()[-2000:] for kind in kinds)
                 self.kill()
                 raise RuntimeError(f"the object store does not come up:\n{logs}")
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """End all processes as a power cut does."""
-        for process in self._running:
+        """End all processes as a power cut does: the proxy first, for the reason above."""
+        for process in reversed(self._running):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -136,10 +141,10 @@ class ObjectStore:
         """Let a bucket hold so much and no more."""
         _run_inside("quota", self.folder, bucket, str(num_bytes))
 
-    def _answers(self) -> bool:
+    def _answer(self, kinds: Sequence[str]) -> bool:
         try:
             return all(
-                httpx.get(f"http://{self.host}:{port}/", timeout=2.0).status_code < 500 for port in self.ports.values()
+                httpx.get(f"http://{self.host}:{self.ports[kind]}/", timeout=2.0).status_code < 500 for kind in kinds
             )
         except httpx.HTTPError:
             return False

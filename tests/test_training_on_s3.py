@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
+import psutil
 import pytest
 import torch
 
@@ -112,9 +113,16 @@ class _Training:
 
     def kill_worker(self) -> None:
         """End the worker; Ray starts another one."""
-        newest = max(self._folder.iterdir(), key=lambda file: file.stat().st_mtime)
-        os.kill(int(newest.stem), signal.SIGKILL)
+        self._wait(lambda: bool(self._workers()))
+        for worker in self._workers():
+            os.kill(worker, signal.SIGKILL)
         self._proxy.delay_s = 0.0
+
+    def _workers(self) -> list[int]:
+        """The workers of this driver: one of a driver that was killed may live for a moment."""
+        family = psutil.Process(self._process.pid).children(recursive=True)
+        readers = {int(file.stem) for file in self._folder.iterdir()}
+        return [each.pid for each in family if each.pid in readers]
 
     def kill_driver(self) -> None:
         """End the driver, and start it again at once: what it had started may still write."""
